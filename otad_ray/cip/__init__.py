@@ -1,0 +1,34 @@
+"""Convex integration (CIP): the feature of a query from its neighbors' features.
+
+`brenier_potentials` finds the potential's values at the neighbors, inequality (15) of the OTAD paper;
+`integrate` finds the gradient of the smallest interpolating potential at the query, program (16).
+Pure PyTorch: batched, on any device, differentiable. cvxpy and MOSEK are imported only by the
+reference solvers that need them.
+"""
+
+from otad_ray.cip.gram import GramBlocks, gram_blocks
+from otad_ray.cip.integrate import GramSolution, Solution, integrate, integrate_gram
+from otad_ray.cip.potentials import Potentials, brenier_potentials
+from otad_ray.cip.program import CROSS_TERMS, CrossTerm
+from otad_ray.cip.regularity import Regularity
+from otad_ray.cip.solvers import SolverUnavailableError, check_solver, known_solvers
+from otad_ray.cip.status import RETRYABLE, Status
+
+__all__ = [
+    "CROSS_TERMS",
+    "RETRYABLE",
+    "CrossTerm",
+    "GramBlocks",
+    "GramSolution",
+    "Potentials",
+    "Regularity",
+    "Solution",
+    "SolverUnavailableError",
+    "Status",
+    "brenier_potentials",
+    "check_solver",
+    "gram_blocks",
+    "integrate",
+    "integrate_gram",
+    "known_solvers",
+]

@@ -1,0 +1,230 @@
+"""The two steps of Algorithm 2 on a batch: potentials (15), then the feature (16)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otad_ray.cip.gram import GramBlocks, gram_blocks
+from otad_ray.cip.potentials import Potentials, potentials_from_gram
+from otad_ray.cip.program import CipProgram, CrossTerm, cip_program
+from otad_ray.cip.regularity import Regularity
+from otad_ray.cip.simplex_qp import solve_simplex_qp
+from otad_ray.cip.solvers import DUAL, RowSolver, row_solver
+from otad_ray.cip.status import Status
+
+# Largest relative residual of a row that counts as solved. The dual reaches a few roundings; conic solvers
+# stop when the value is right to about 1e-8, which leaves the weights, and so the gap, right to about 1e-4.
+_DUAL_TOLERANCE = 1e-9
+_CONIC_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class GramSolution:
+    """Solution of (15) and (16) for B rows with K neighbors; all but status and relaxations are float64.
+
+    value (B,): optimal `v` of (16); NaN where the row was not solved.
+    weights (B, K): dual solution `s` on the simplex; the feature is `sum_i s_i w_i`.
+    potentials (B, K): the `u` used; NaN where there are none.
+    smoothness_used, strong_convexity_used, relaxations (B,): regularity at which (15) was feasible.
+    status (B,): values of `Status`, int64.
+    residual (B,): duality gap of the weights, and the error of the value, over the size of the objective's terms.
+    """
+
+    value: Tensor
+    weights: Tensor
+    potentials: Tensor
+    smoothness_used: Tensor
+    strong_convexity_used: Tensor
+    relaxations: Tensor
+    status: Tensor
+    residual: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution(GramSolution):
+    """A `GramSolution` with the feature `z` (B, D), in the dtype of the input, and the solver's name."""
+
+    feature: Tensor
+    solver: str
+
+
+@dataclass(frozen=True)
+class _ProgramSolution:
+    """weights (B, K), value (B,) without the level shift, status (B,) as the solver saw it."""
+
+    weights: Tensor
+    value: Tensor
+    status: Tensor
+    tolerance: float
+
+
+def integrate(
+    query: Tensor,
+    points: Tensor,
+    features: Tensor,
+    regularity: Regularity,
+    *,
+    solver: str = DUAL,
+    cross_term: CrossTerm = "theory",
+    potentials: Tensor | None = None,
+) -> Solution:
+    """Feature of each query from its neighbors: potentials by (15), feature by (16) (Algorithm 2).
+
+    query (B, D), points (B, K, D), features (B, K, D): float32 or float64, on one device.
+    solver: "dual" (default; exact and differentiable), "mosek", or a conic solver of cvxpy by name.
+    cross_term: "theory", the paper's (16), or "released", the formula of the authors' code.
+    potentials (B, K): used in place of (15)'s; no relaxation takes place then.
+
+    With the dual solver the feature and the value are differentiable in query, points, features and
+    potentials for a fixed neighbor set. A row that is not solved still returns a convex combination of
+    its `w_i`. Raises ValueError for shapes, dtypes or names that do not fit.
+    """
+    _check_shapes(query, points, features, potentials)
+    blocks = gram_blocks(query, points, features)
+    solve: Callable[[CipProgram], _ProgramSolution] = _solve_dual
+    if solver != DUAL:
+        solve_row = row_solver(solver)
+
+        def solve(program: CipProgram) -> _ProgramSolution:
+            return _solve_rows(program, _centers(query, points, features, program.displacement), solve_row)
+
+    solution, displacement = _integrate_blocks(blocks, regularity, cross_term, potentials, solve)
+    feature = _combine(solution.weights, query, points, features, displacement)
+    return Solution(**vars(solution), feature=feature, solver=solver)
+
+
+def integrate_gram(
+    blocks: GramBlocks,
+    regularity: Regularity,
+    *,
+    cross_term: CrossTerm = "theory",
+    potentials: Tensor | None = None,
+) -> GramSolution:
+    """`integrate` on inner products alone, by the dual solver; the caller forms `sum_i s_i w_i`."""
+    return _integrate_blocks(blocks, regularity, cross_term, potentials, _solve_dual)[0]
+
+
+def _integrate_blocks(
+    blocks: GramBlocks,
+    regularity: Regularity,
+    cross_term: CrossTerm,
+    potentials: Tensor | None,
+    solve: Callable[[CipProgram], _ProgramSolution],
+) -> tuple[GramSolution, float]:
+    blocks, finite = _without_non_finite_rows(blocks)
+    found = potentials_from_gram(blocks, regularity) if potentials is None else _given(potentials, regularity)
+    solvable = (found.feasible & finite).unsqueeze(1)
+    program = cip_program(blocks, torch.where(solvable, found.potentials, 0.0), regularity, cross_term)
+    result = solve(program)
+
+    residual = _residual(program, result)
+    status = torch.where(found.relaxations > 0, int(Status.RELAXED), int(Status.SOLVED))
+    status = torch.where(residual <= result.tolerance, status, int(Status.FAILED))
+    status = torch.where(result.status == Status.SOLVED, status, result.status)
+    status = torch.where(found.feasible, status, int(Status.INFEASIBLE))
+    status = torch.where(finite, status, int(Status.FAILED))
+
+    usable = solvable & (result.status == Status.SOLVED).unsqueeze(1)
+    uniform = torch.full_like(result.weights, 1.0 / blocks.num_neighbors)
+    value = result.value + program.level_shift.squeeze(1)
+    solution = GramSolution(
+        value=torch.where(usable.squeeze(1), value, torch.nan),
+        weights=torch.where(usable, result.weights, uniform),
+        potentials=torch.where(solvable, found.potentials, torch.nan),
+        smoothness_used=found.smoothness_used,
+        strong_convexity_used=found.strong_convexity_used,
+        relaxations=found.relaxations,
+        status=status,
+        residual=torch.where(usable.squeeze(1), residual, torch.nan),
+    )
+    return solution, program.displacement
+
+
+def _without_non_finite_rows(blocks: GramBlocks) -> tuple[GramBlocks, Tensor]:
+    """Rows with NaN, infinite or overflowing products zeroed, so that they cannot disturb batched kernels."""
+    parts = (blocks.points, blocks.features, blocks.cross)
+    finite = torch.stack([torch.isfinite(part).all(2).all(1) for part in parts]).all(0)
+    if bool(finite.all()):
+        return blocks, finite
+    points, features, cross = (torch.where(finite.view(-1, 1, 1), part, 0.0) for part in parts)
+    return GramBlocks(points, features, cross, blocks.input_epsilon), finite
+
+
+def _given(potentials: Tensor, regularity: Regularity) -> Potentials:
+    potentials = potentials.double()
+    num_rows = potentials.shape[0]
+    return Potentials(
+        potentials,
+        potentials.new_full((num_rows,), regularity.smoothness),
+        potentials.new_full((num_rows,), regularity.strong_convexity),
+        torch.zeros(num_rows, dtype=torch.int64, device=potentials.device),
+        torch.isfinite(potentials).all(1),
+    )
+
+
+def _solve_dual(program: CipProgram) -> _ProgramSolution:
+    weights = solve_simplex_qp(program.kappa * program.centers_gram, program.linear)
+    # The envelope theorem: at the optimum the value does not change with the weights.
+    value = program.dual_value(weights.detach())
+    status = torch.full_like(value, int(Status.SOLVED), dtype=torch.int64)
+    return _ProgramSolution(weights, value, status, _DUAL_TOLERANCE)
+
+
+def _solve_rows(program: CipProgram, centers: Tensor, solve_row: RowSolver) -> _ProgramSolution:
+    weights = torch.full_like(program.levels, 1.0 / program.levels.shape[1])
+    value = torch.full_like(program.levels[:, 0], torch.nan)
+    status = torch.empty_like(value, dtype=torch.int64)
+    middle = centers.mean(1, keepdim=True)
+    centered = (centers - middle).cpu().numpy()
+    levels = program.levels.detach().cpu().numpy()
+    for row in range(len(levels)):
+        result = solve_row(centered[row], levels[row], program.kappa)
+        status[row] = int(result.status)
+        if result.weights is not None and result.value is not None:
+            weights[row] = torch.as_tensor(result.weights)
+            value[row] = result.value
+    return _ProgramSolution(weights, value, status, _CONIC_TOLERANCE)
+
+
+def _residual(program: CipProgram, result: _ProgramSolution) -> Tensor:
+    with torch.no_grad():
+        primal, dual = program.primal_value(result.weights), program.dual_value(result.weights)
+        error = torch.maximum(primal - dual, (result.value - dual).abs())
+        return error.clamp_min(0.0) / program.scale()
+
+
+def _centers(query: Tensor, points: Tensor, features: Tensor, displacement: float) -> Tensor:
+    """`w_i = z_i + a (x - x_i)`, float64 (B, K, D)."""
+    with torch.no_grad():
+        return features.double() + displacement * (query.double().unsqueeze(1) - points.double())
+
+
+def _combine(weights: Tensor, query: Tensor, points: Tensor, features: Tensor, displacement: float) -> Tensor:
+    """`sum_i s_i w_i = sum_i s_i z_i + a (x - sum_i s_i x_i)`."""
+    weights = weights.to(features.dtype).unsqueeze(1)
+    feature = (weights @ features).squeeze(1)
+    if displacement == 0:
+        return feature
+    return feature + displacement * (query - (weights @ points).squeeze(1))
+
+
+def _check_shapes(query: Tensor, points: Tensor, features: Tensor, potentials: Tensor | None) -> None:
+    if query.dim() != 2 or points.dim() != 3 or points.shape[1] < 1:
+        raise ValueError(
+            "need query (B, D) and points (B, K, D) with K >= 1, "
+            f"got query {tuple(query.shape)} and points {tuple(points.shape)}"
+        )
+    if points.shape != features.shape or points.shape[::2] != query.shape:
+        raise ValueError(
+            "query (B, D), points (B, K, D) and features (B, K, D) must agree, "
+            f"got {tuple(query.shape)}, {tuple(points.shape)} and {tuple(features.shape)}"
+        )
+    if not (query.dtype == points.dtype == features.dtype and query.dtype in (torch.float32, torch.float64)):
+        raise ValueError(
+            "query, points and features must all be float32 or all float64, "
+            f"got {query.dtype}, {points.dtype} and {features.dtype}"
+        )
+    if potentials is not None and potentials.shape != points.shape[:2]:
+        raise ValueError(f"potentials must be (B, K) = {tuple(points.shape[:2])}, got {tuple(potentials.shape)}")

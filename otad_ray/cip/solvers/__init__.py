@@ -1,0 +1,54 @@
+"""Solvers of program (16), by name: our exact dual (`"dual"`), MOSEK, or any conic solver of cvxpy.
+
+The dual works on whole batches of inner products. The others are the reference: they solve the primal (16)
+in all D variables, a row at a time, and report the multipliers of its constraints, which are the weights.
+To add one, write a `RowSolver` and name it in `row_solver`, `known_solvers` and `check_solver`.
+"""
+
+from otad_ray.cip.solvers.base import RowResult, RowSolver, SolverUnavailableError
+
+DUAL = "dual"
+MOSEK = "mosek"
+
+__all__ = [
+    "DUAL",
+    "MOSEK",
+    "RowResult",
+    "RowSolver",
+    "SolverUnavailableError",
+    "check_solver",
+    "known_solvers",
+    "row_solver",
+]
+
+
+def known_solvers() -> tuple[str, ...]:
+    """The names that `integrate` and the jobs accept on this machine."""
+    from otad_ray.cip.solvers.conic import installed_conic_solvers
+
+    return (DUAL, MOSEK, *installed_conic_solvers())
+
+
+def check_solver(name: str) -> None:
+    """Refuse, before any work, a solver that is unknown (ValueError) or cannot run (SolverUnavailableError)."""
+    if name == DUAL:
+        return
+    if name not in known_solvers():
+        raise ValueError(f"unknown solver {name!r}; known: {', '.join(known_solvers())}")
+    if name == MOSEK:
+        from otad_ray.cip.solvers.mosek_primal import check_license
+
+        check_license()
+
+
+def row_solver(name: str) -> RowSolver:
+    """The reference solver called `name`; raises ValueError for an unknown one."""
+    if name == MOSEK:
+        from otad_ray.cip.solvers.mosek_primal import MosekPrimal
+
+        return MosekPrimal()
+    from otad_ray.cip.solvers.conic import ConicPrimal, installed_conic_solvers
+
+    if name not in installed_conic_solvers():
+        raise ValueError(f"unknown solver {name!r}; known: {', '.join(known_solvers())}")
+    return ConicPrimal(name)
