@@ -1,0 +1,164 @@
+"""Directories that jobs make: where they lie, how they are named, written and described.
+
+Everything lies below one storage root, `<root>/<preset>/<kind>/<hash>/`, each with a `manifest.json`. Files and
+directories appear whole or not at all: they are written beside their place and renamed.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from otad_ray.errors import InputError
+
+MANIFEST = "manifest.json"
+_VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
+
+
+def storage_root(given: str | Path | None = None) -> Path:
+    """The storage root, absolute and writable: `given`, else `OTAD_STORAGE`, else `~/otad_ray`.
+
+    Raises InputError where nothing can be written there.
+    """
+    root = Path(given or os.environ.get("OTAD_STORAGE") or Path.home() / "otad_ray").expanduser().absolute()
+    probe = root / f".probe.{_writer()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(
+            f"storage root {root} cannot be written ({error.strerror}); give another with --storage or OTAD_STORAGE"
+        ) from error
+    return root
+
+
+def content_hash(value: Any) -> str:
+    """Twelve hex digits that depend on the value alone: of JSON types, dataclasses and their nestings."""
+    return hashlib.sha256(_canonical(value).encode()).hexdigest()[:12]
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def to_jsonable(value: Any) -> Any:
+    """The value with dataclasses turned into mappings, paths into strings and tuples into lists."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_jsonable(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_jsonable(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(to_jsonable(value), indent=2, sort_keys=True) + "\n")
+
+
+def read_manifest(directory: Path, *, kind: str) -> dict[str, Any]:
+    """The manifest of an artifact of this kind; InputError where it is missing, broken or of another kind."""
+    path = Path(directory) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{directory} is no {kind} directory: it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete {directory} and build it again") from error
+    if not isinstance(manifest, dict) or manifest.get("kind") != kind:
+        found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
+        raise InputError(f"{directory} holds {found!r}, need a {kind} directory")
+    return manifest
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that results depend on, where installed."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that replaces it when the block ends, and is gone if it raises."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A temporary directory beside `path` that becomes it when the block ends, and is gone if it raises.
+
+    Where another process made `path` meanwhile, that one stays: both hold the same content by construction.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(path.parent)
+    temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
+    temporary.mkdir()
+    try:
+        yield temporary
+        try:
+            temporary.rename(path)
+        except OSError:
+            if not path.exists():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_abandoned(directory: Path) -> None:
+    """Remove temporaries left in `directory` by processes of this host that are gone."""
+    for temporary in directory.glob(".*.tmp.*"):
+        host, _, process = temporary.name.rpartition(".tmp.")[2].rpartition("-")
+        if host != _host() or not process.isdigit() or _is_running(int(process)):
+            continue
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(to_jsonable(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "_")
+
+
+def _writer() -> str:
+    return f"{_host()}-{os.getpid()}"
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

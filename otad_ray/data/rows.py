@@ -1,0 +1,201 @@
+"""Rows of a split, read by position: from memory, from Parquet, or a subset of either."""
+
+import hashlib
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from otad_ray.errors import InputError
+
+Decoder = Callable[[pa.Table], np.ndarray]
+
+
+class Batch(NamedTuple):
+    """ids (n,) int64, x (n, *sample shape) float32 in the set's bounds, y (n,) int64 or float32."""
+
+    ids: Tensor
+    x: Tensor
+    y: Tensor
+
+
+class Rows(Protocol):
+    """A split with positions 0 .. len - 1.
+
+    fingerprint: changes when any row does. origin: where the rows were read, for people.
+    """
+
+    fingerprint: str
+    origin: str
+
+    def __len__(self) -> int: ...
+
+    def take(self, positions: np.ndarray) -> Batch:
+        """Rows at ascending positions."""
+        ...
+
+
+def iterate(rows: Rows, batch_size: int) -> Iterator[Batch]:
+    """All rows in order of position, a batch at a time."""
+    for start in range(0, len(rows), batch_size):
+        yield rows.take(np.arange(start, min(start + batch_size, len(rows))))
+
+
+def load_all(rows: Rows) -> Batch:
+    """All rows in memory."""
+    return rows.take(np.arange(len(rows)))
+
+
+class ArrayRows:
+    """Rows held in memory."""
+
+    def __init__(self, ids: np.ndarray, x: np.ndarray, y: np.ndarray, *, origin: str) -> None:
+        self.origin = origin
+        self._arrays = (ids.astype(np.int64), x.astype(np.float32), y)
+        digest = hashlib.sha256()
+        for array in self._arrays:
+            digest.update(np.ascontiguousarray(array).tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._arrays[0])
+
+    def take(self, positions: np.ndarray) -> Batch:
+        return Batch(*(torch.from_numpy(array[positions]) for array in self._arrays))
+
+
+class SubsetRows:
+    """Some positions of other rows."""
+
+    def __init__(self, rows: Rows, positions: np.ndarray) -> None:
+        self._rows = rows
+        self.origin = rows.origin
+        self._positions = np.sort(positions)
+        digest = hashlib.sha256(rows.fingerprint.encode() + self._positions.astype(np.int64).tobytes())
+        self.fingerprint = digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def take(self, positions: np.ndarray) -> Batch:
+        return self._rows.take(self._positions[positions])
+
+
+class ParquetRows:
+    """Rows of Parquet files, read a row group at a time; checked when opened.
+
+    files: in the order of positions. columns: names of id, x and y. decode: table to float32 x.
+    label_range: `[low, high)` of a class label, or None for real targets.
+    Raises InputError for missing, empty or truncated files, missing columns, repeated ids and labels out of range.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        *,
+        columns: tuple[str, str, str],
+        decode: Decoder,
+        label_range: tuple[int, int] | None,
+    ) -> None:
+        if not files:
+            raise InputError("no Parquet files given")
+        self._columns = columns
+        self._decode = decode
+        self._label_range = label_range
+        self._files = [_open_parquet(Path(path), columns) for path in files]
+        self._groups = [(file, group) for file in self._files for group in range(file.metadata.num_row_groups)]
+        sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
+        self._starts = [0, *accumulate(sizes)]
+        if len(self) == 0:
+            raise InputError(f"{files[0]} holds no rows")
+        self._check_ids_and_labels(files)
+        self._cached: tuple[int, pa.Table] | None = None
+        self.fingerprint = _files_fingerprint(files)
+        self.origin = str(Path(files[0]).parent)
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def take(self, positions: np.ndarray) -> Batch:
+        parts = []
+        begin = 0
+        while begin < len(positions):
+            index = bisect_right(self._starts, positions[begin]) - 1
+            end = int(np.searchsorted(positions, self._starts[index + 1]))
+            local = positions[begin:end] - self._starts[index]
+            parts.append(self._row_group(index).take(pa.array(local)))
+            begin = end
+        table = pa.concat_tables(parts)
+        id_column, _, label_column = self._columns
+        labels = table[label_column].to_numpy()
+        return Batch(
+            torch.from_numpy(table[id_column].to_numpy().astype(np.int64)),
+            torch.from_numpy(self._decode(table)),
+            torch.from_numpy(labels.astype(np.float32 if self._label_range is None else np.int64)),
+        )
+
+    def _row_group(self, index: int) -> pa.Table:
+        if self._cached is None or self._cached[0] != index:
+            file, group = self._groups[index]
+            self._cached = (index, file.read_row_group(group, columns=list(self._columns)))
+        return self._cached[1]
+
+    def _check_ids_and_labels(self, files: Sequence[Path]) -> None:
+        id_column, _, label_column = self._columns
+        try:
+            tables = [file.read(columns=[id_column, label_column]) for file in self._files]
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{files[0].parent}: a Parquet file cannot be read ({error}); fetch it again") from error
+        for path, table in zip(files, tables, strict=True):
+            for name in (id_column, label_column):
+                if table[name].null_count:
+                    raise InputError(f"{path}: column {name!r} has {table[name].null_count} missing values")
+        ids = np.concatenate([table[id_column].to_numpy() for table in tables])
+        unique, counts = np.unique(ids, return_counts=True)
+        if len(unique) != len(ids):
+            repeated = unique[counts > 1]
+            raise InputError(
+                f"{files[0].parent}: {len(repeated)} ids occur more than once, first {repeated[:5].tolist()}; "
+                "ids must be unique within a split"
+            )
+        if self._label_range is None:
+            return
+        low, high = self._label_range
+        for path, table in zip(files, tables, strict=True):
+            labels = table[label_column].to_numpy()
+            outside = (labels < low) | (labels >= high)
+            if outside.any():
+                raise InputError(
+                    f"{path}: label {labels[outside][0]} of id {table[id_column].to_numpy()[outside][0]} "
+                    f"is outside {low}..{high - 1}"
+                )
+
+
+def _open_parquet(path: Path, columns: tuple[str, str, str]) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            f"{path} is no readable Parquet file ({error}); it may be truncated: fetch it again"
+        ) from error
+    missing = [name for name in columns if name not in file.schema_arrow.names]
+    if missing:
+        raise InputError(f"{path} lacks column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}")
+    return file
+
+
+def _files_fingerprint(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        with Path(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
