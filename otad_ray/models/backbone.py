@@ -1,0 +1,46 @@
+"""What every backbone offers: points, their features, and a head."""
+
+import hashlib
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module, ABC):
+    """A network `head(transport(embed(x)))` whose transport keeps the dimension.
+
+    num_outputs: C, classes or 1. config: what its builder was given, a dataclass.
+    """
+
+    num_outputs: int
+    config: Any
+
+    @abstractmethod
+    def embed(self, inputs: Tensor) -> Tensor:
+        """Inputs (B, *shape) in the data set's bounds to points (B, D)."""
+
+    @abstractmethod
+    def transport(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Points (B, D) to features (B, D), and the path's energy `sum_k |x^k - x^(k-1)|^2` (B,), equation (13)."""
+
+    @abstractmethod
+    def head(self, features: Tensor) -> Tensor:
+        """Features (B, D) to logits (B, C)."""
+
+    def features(self, points: Tensor) -> Tensor:
+        """Features (B, D) of points (B, D)."""
+        return self.transport(points)[0]
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits (B, C) of the network itself, the undefended net."""
+        return self.head(self.features(self.embed(inputs)))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the parameters and buffers, in hex: equal only for the same network."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            array = value.detach().to("cpu", torch.float32).contiguous().numpy()
+            digest.update(f"{name}{array.shape}".encode() + array.tobytes())
+        return digest.hexdigest()
