@@ -1,0 +1,70 @@
+"""Labels for CIP-net: the leave-one-out convex integration of rows of a memory, as a table."""
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from otad_ray.cip import RETRYABLE, Status
+from otad_ray.memory.integration import IntegrationConfig, integrate_neighbors
+from otad_ray.memory.neighbor_memory import NeighborMemory
+
+RETRYABLE_LABELS = frozenset(status.label for status in RETRYABLE)
+
+
+def label_schema(neighbors: int, dimension: int, *, dense: bool) -> pa.Schema:
+    """Columns of a label file.
+
+    weights and neighbor_ids say the feature: `sum_k weights_k w_k`, gathered from the memory; `feature` itself
+    is stored only in dense labels.
+    """
+    columns = [
+        pa.field("id", pa.int64()),
+        pa.field("neighbor_ids", pa.list_(pa.int64(), neighbors)),
+        pa.field("weights", pa.list_(pa.float32(), neighbors)),
+        pa.field("potentials", pa.list_(pa.float64(), neighbors)),
+        pa.field("value", pa.float64()),
+        pa.field("smoothness_used", pa.float64()),
+        pa.field("strong_convexity_used", pa.float64()),
+        pa.field("relaxations", pa.int32()),
+        pa.field("status", pa.string()),
+        pa.field("residual", pa.float64()),
+        pa.field("solver", pa.string()),
+    ]
+    if dense:
+        columns.append(pa.field("feature", pa.list_(pa.float32(), dimension)))
+    return pa.schema(columns)
+
+
+@torch.no_grad()
+def label_rows(
+    memory: NeighborMemory, positions: np.ndarray, config: IntegrationConfig, *, dense: bool = False
+) -> pa.Table:
+    """Labels of the memory's rows at `positions` (n,), in that order; a row is never its own neighbor."""
+    rows = torch.from_numpy(positions)
+    ids, keys, points = memory.ids[rows], memory.keys[rows], memory.points[rows]
+    index, solution = integrate_neighbors(memory, keys, points, config, exclude_ids=ids)
+    schema = label_schema(config.neighbors, points.shape[1], dense=dense)
+    columns: dict[str, torch.Tensor | list[str]] = {
+        "id": ids,
+        "neighbor_ids": memory.ids[index],
+        "weights": solution.weights,
+        "potentials": solution.potentials,
+        "value": solution.value,
+        "smoothness_used": solution.smoothness_used,
+        "strong_convexity_used": solution.strong_convexity_used,
+        "relaxations": solution.relaxations,
+        "status": [Status(code).label for code in solution.status.tolist()],
+        "residual": solution.residual,
+        "solver": [solution.solver] * len(ids),
+        "feature": solution.feature,
+    }
+    return pa.table([_column(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def _column(values: torch.Tensor | list[str], kind: pa.DataType) -> pa.Array:
+    if not isinstance(values, torch.Tensor):
+        return pa.array(values, kind)
+    if pa.types.is_fixed_size_list(kind):
+        flat = values.reshape(-1).numpy().astype(kind.value_type.to_pandas_dtype())
+        return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), type=kind)
+    return pa.array(values.numpy().astype(kind.to_pandas_dtype()), kind)

@@ -1,0 +1,243 @@
+"""Training points with their features on disk, memory-mapped, and the search over their keys."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otad_ray.artifacts import MANIFEST, atomic_directory, content_hash, read_manifest, versions, write_json
+from otad_ray.errors import InputError
+from otad_ray.memory.search import SEARCHES, check_search, exact_nearest
+
+_KIND = "memory"
+_FORMAT = 1
+
+Batches = Iterable[Tensor | np.ndarray]
+
+
+class NeighborMemory:
+    """N training points: keys (N, E) are searched, points (N, D) and features (N, D) are integrated.
+
+    Use `build` once and `load` in every process: mapped pages are shared by the processes of a machine.
+    manifest: what was recorded when it was built, among it the backbone's fingerprint.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any], arrays: Mapping[str, Tensor], search: str) -> None:
+        check_search(search)
+        self.directory = directory
+        self.manifest = manifest
+        self.keys = arrays["keys"]
+        self.points = arrays["points"]
+        self.features = arrays["features"]
+        self.labels = arrays["labels"]
+        self.ids = arrays["ids"]
+        self._search = SEARCHES[search](self.keys)
+        self._largest_key_norm = float(manifest["largest_key_norm"])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @classmethod
+    def build(
+        cls,
+        directory: str | Path,
+        keys: Batches | None,
+        points: Batches,
+        features: Batches,
+        labels: Batches,
+        ids: Batches,
+        *,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Stream batches to `directory`, which appears whole or not at all, and load it.
+
+        The iterables yield batches of equal lengths: keys (n, E), points and features (n, D), labels (n,) and
+        unique ids (n,). Without keys the points are searched. provenance is recorded in the manifest.
+        Raises InputError for rows that are not finite, differ in number or dimension, or repeat an id.
+        """
+        directory = Path(directory)
+        if directory.exists():
+            raise InputError(f"{directory} exists; a memory is never overwritten: delete it or give another directory")
+        sources = {"points": points, "features": features, "labels": labels, "ids": ids}
+        if keys is not None:
+            sources["keys"] = keys
+        with atomic_directory(directory) as temporary:
+            contents = _write_arrays(temporary, sources)
+            _check_ids(np.load(temporary / "ids.npy"))
+            manifest = {
+                "kind": _KIND,
+                "format": _FORMAT,
+                **contents,
+                "versions": versions(),
+                **(provenance or {}),
+            }
+            write_json(temporary / MANIFEST, manifest)
+        return cls.load(directory)
+
+    @classmethod
+    def load(cls, directory: str | Path, *, search: str = "torch", device: str | torch.device = "cpu") -> Self:
+        """Open a memory by its path; on the CPU its arrays are mapped, not read.
+
+        search: a name in `SEARCHES`. Raises InputError where the directory is missing, truncated or no memory.
+        """
+        directory = Path(directory).absolute()
+        if not directory.is_dir():
+            raise InputError(f"memory {directory} does not exist; make it with: python jobs/build_memory.py")
+        manifest = read_manifest(directory, kind=_KIND)
+        arrays = {
+            name: _map_array(directory / f"{name}.npy", tuple(shape)).to(device)
+            for name, shape in manifest["shapes"].items()
+        }
+        arrays.setdefault("keys", arrays["points"])
+        return cls(directory, manifest, arrays, search)
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when any key, point, feature, label or id does."""
+        return content_hash(self.manifest["sha256"])
+
+    def search(self, keys: Tensor, k: int, exclude_ids: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The k nearest rows of each key: positions (B, k) int64 and l2 distances (B, k) float64, ascending.
+
+        keys (B, E). exclude_ids (B,): the row with this id is not a neighbor (leave-one-out); an exact duplicate
+        of it under another id is. Raises InputError for a k, a dimension or a value that does not fit.
+        """
+        self._check_query(keys, k, exclude_ids)
+        queries = keys.detach().to(self.keys.device, torch.float32).contiguous()
+        count = k if exclude_ids is None else k + 1
+        index, distance = exact_nearest(
+            self.keys, self._search, queries, count, largest_key_norm=self._largest_key_norm
+        )
+        if exclude_ids is None:
+            return index, distance
+        excluded = self.ids[index] == exclude_ids.to(self.ids.device).unsqueeze(1)
+        # Stable: the excluded row, or else the last one, goes behind the k that stay in order.
+        order = excluded.to(torch.int8).argsort(dim=1, stable=True)[:, :k]
+        return index.gather(1, order), distance.gather(1, order)
+
+    def _check_query(self, keys: Tensor, k: int, exclude_ids: Tensor | None) -> None:
+        if keys.dim() != 2 or keys.shape[1] != self.keys.shape[1]:
+            raise InputError(
+                f"this memory's keys have dimension {self.keys.shape[1]}, got queries of shape {tuple(keys.shape)}"
+            )
+        self.check_neighbors(k, leave_one_out=exclude_ids is not None)
+        finite = torch.isfinite(keys).all(1)
+        if not bool(finite.all()):
+            row = int((~finite).nonzero()[0])
+            raise InputError(f"query {row} of {len(keys)} holds NaN or infinite values; remove or repair it")
+
+    def check_neighbors(self, k: int, *, leave_one_out: bool) -> None:
+        """InputError unless k neighbors can be found, with one row left out or not."""
+        available = len(self) - int(leave_one_out)
+        if not 1 <= k <= available:
+            kind = "leave-one-out neighbors" if leave_one_out else "neighbors"
+            raise InputError(f"neighbors must be 1 to {available}, the {kind} in {self.directory}, got {k}")
+
+
+class _ArrayFile:
+    """A .npy file that batches are appended to; its length is written at the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._dtype: np.dtype | None = None
+        self._digest = hashlib.sha256()
+        self.shape: tuple[int, ...] = (0,)
+
+    def append(self, batch: np.ndarray) -> None:
+        if self._dtype is None:
+            self._dtype = batch.dtype
+            self.shape = (0, *batch.shape[1:])
+            self._write_header()
+        if batch.shape[1:] != self.shape[1:] or batch.dtype != self._dtype:
+            raise InputError(
+                f"{Path(self._file.name).stem} batches differ: rows of {self.shape[1:]} {self._dtype} and then of "
+                f"{batch.shape[1:]} {batch.dtype}"
+            )
+        batch.tofile(self._file)
+        self._digest.update(batch.data)
+        self.shape = (self.shape[0] + len(batch), *self.shape[1:])
+
+    def finish(self) -> str:
+        """Complete the file; the SHA-256 of its values."""
+        # numpy pads the header so that the first axis can grow in place.
+        self._file.seek(0)
+        self._write_header()
+        return self._digest.hexdigest()
+
+    def _write_header(self) -> None:
+        assert self._dtype is not None
+        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.flush()
+
+
+def _write_arrays(directory: Path, sources: Mapping[str, Batches]) -> dict[str, Any]:
+    """Append lockstep batches to one .npy file each; what the manifest says of them."""
+    largest = 0.0
+    with ExitStack() as stack:
+        files = {name: _ArrayFile(stack.enter_context((directory / f"{name}.npy").open("wb"))) for name in sources}
+        for batches in zip(*sources.values(), strict=True):
+            named = {name: _as_array(name, batch) for name, batch in zip(sources, batches, strict=True)}
+            _check_batch(named)
+            for name, array in named.items():
+                files[name].append(array)
+            searched = named.get("keys", named["points"]).astype(np.float64)
+            largest = max(largest, float(np.sqrt(np.square(searched).sum(1).max(initial=0.0))))
+        shapes = {name: file.shape for name, file in files.items()}
+        if shapes["ids"][0] == 0:
+            raise InputError("a memory needs at least one row, got none")
+        if shapes["points"] != shapes["features"]:
+            raise InputError(f"points {shapes['points']} and features {shapes['features']} must agree in shape")
+        digests = {name: file.finish() for name, file in files.items()}
+    return {
+        "rows": shapes["ids"][0],
+        "shapes": {name: list(shape) for name, shape in shapes.items()},
+        "sha256": digests,
+        "largest_key_norm": largest,
+    }
+
+
+def _map_array(path: Path, shape: tuple[int, ...]) -> Tensor:
+    try:
+        # Copy-on-write: torch wants a writable array; pages stay shared as nobody writes.
+        array = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is missing or truncated ({error}); delete {path.parent} and build it again"
+        ) from error
+    if array.shape != shape:
+        raise InputError(f"{path} has shape {array.shape}, its manifest says {shape}; build {path.parent} again")
+    return torch.from_numpy(array)
+
+
+def _as_array(name: str, batch: Tensor | np.ndarray) -> np.ndarray:
+    array = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
+    if name == "ids" or (name == "labels" and array.dtype.kind in "iu"):
+        return np.ascontiguousarray(array, dtype=np.int64)
+    return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def _check_batch(named: Mapping[str, np.ndarray]) -> None:
+    lengths = {name: len(array) for name, array in named.items()}
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"batches must agree in length, got {lengths}")
+    for name, array in named.items():
+        if array.dtype.kind != "f":
+            continue
+        finite = np.isfinite(array.reshape(len(array), -1)).all(1)
+        if not finite.all():
+            raise InputError(f"{name} of id {named['ids'][~finite][0]} hold NaN or infinite values; remove that row")
+
+
+def _check_ids(ids: np.ndarray) -> None:
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) != len(ids):
+        raise InputError(
+            f"{int((counts > 1).sum())} ids occur more than once, first {unique[counts > 1][:5].tolist()}; "
+            "ids must be unique"
+        )
