@@ -1,0 +1,8 @@
+"""Defenses: each maps inputs in the data set's bounds to logits, and can be saved and loaded."""
+
+from otad_ray.defenses.base import Defense, MemoryDefense
+from otad_ray.defenses.knn import KNN
+from otad_ray.defenses.otad import OTAD
+from otad_ray.defenses.persistence import DEFENSES, load_defense
+
+__all__ = ["DEFENSES", "KNN", "OTAD", "Defense", "MemoryDefense", "load_defense"]

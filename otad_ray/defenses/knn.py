@@ -1,0 +1,28 @@
+"""K nearest neighbors in feature space, the comparison of the paper's Table XII."""
+
+from typing import Any
+
+from torch import Tensor
+
+from otad_ray.defenses.base import MemoryDefense
+from otad_ray.memory import NeighborMemory
+from otad_ray.models import Backbone
+
+
+class KNN(MemoryDefense):
+    """Logits of the mean feature of the K nearest training points; piecewise constant in the input."""
+
+    kind = "knn"
+
+    def __init__(self, backbone: Backbone, memory: NeighborMemory, neighbors: int = 10) -> None:
+        super().__init__(backbone, memory)
+        self.neighbors = neighbors
+        memory.check_neighbors(neighbors, leave_one_out=False)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        points = self.backbone.embed(inputs)
+        index, _ = self.memory.search(points, self.neighbors)
+        return self.backbone.head(self.memory.features[index].to(points).mean(1))
+
+    def settings(self) -> dict[str, Any]:
+        return {"neighbors": self.neighbors}

@@ -1,0 +1,36 @@
+"""OTAD: the head on the integrated feature, Algorithm 2."""
+
+from typing import Any
+
+from torch import Tensor
+
+from otad_ray.cip import Solution
+from otad_ray.defenses.base import MemoryDefense
+from otad_ray.memory import IntegrationConfig, NeighborMemory, integrate_neighbors
+from otad_ray.models import Backbone
+
+
+class OTAD(MemoryDefense):
+    """Logits of the feature that the convex integration problem over the K nearest training points gives.
+
+    For a fixed neighbor set the feature is max(L, |l|)-Lipschitz in the input ("theory" cross term, FC backbones).
+    Differentiable with the dual solver.
+    """
+
+    kind = "otad"
+
+    def __init__(self, backbone: Backbone, memory: NeighborMemory, config: IntegrationConfig | None = None) -> None:
+        super().__init__(backbone, memory)
+        self.config = config or IntegrationConfig()
+        memory.check_neighbors(self.config.neighbors, leave_one_out=False)
+
+    def integrate(self, inputs: Tensor) -> tuple[Tensor, Solution]:
+        """Positions of the neighbors (B, K) in the memory, and the solution, of inputs (B, *shape)."""
+        points = self.backbone.embed(inputs)
+        return integrate_neighbors(self.memory, points, points, self.config)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.backbone.head(self.integrate(inputs)[1].feature)
+
+    def settings(self) -> dict[str, Any]:
+        return {"config": self.config}
