@@ -1,0 +1,7 @@
+"""Metrics and figures of labels and defenses."""
+
+from otad_ray.evaluation.label_statistics import LabelStatistics, label_figure
+from otad_ray.evaluation.metrics import relative_error
+from otad_ray.evaluation.standard import StandardAccuracy, evaluate_batch
+
+__all__ = ["LabelStatistics", "StandardAccuracy", "evaluate_batch", "label_figure", "relative_error"]

@@ -1,0 +1,145 @@
+"""One MLflow run per job, logged after its results are on disk and without power to harm them."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+logger = logging.getLogger(__name__)
+
+# A dead server answers a default client after 246 s; with these after less than 10.
+_CLIENT_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_EXPERIMENT_TAG = "otad.kind"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecord:
+    """Input rows of a run: name (data set and split), digest of their content, where they were read, their number."""
+
+    name: str
+    digest: str
+    origin: str
+    rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """What a job tells about itself.
+
+    experiment: the preset. kind: what was made, such as "labels". params: flat or nested configuration.
+    series: metric histories, each a list of (step, value). data: the rows that were worked on.
+    artifacts: small files. tags: flat.
+    """
+
+    experiment: str
+    kind: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    series: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
+    data: DataRecord | None = None
+    artifacts: tuple[Path, ...] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+def default_tracking_uri(given: str | None, root: Path) -> str:
+    """`given`, else `MLFLOW_TRACKING_URI`, else SQLite below the storage root; always absolute."""
+    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri if "://" in uri else Path(uri).absolute().as_uri()
+
+
+def redacted(uri: str) -> str:
+    """The URI without user name and password, for logs."""
+    parts = urlsplit(uri)
+    if "@" not in parts.netloc:
+        return uri
+    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
+    """Log a finished job as one run and return its id; None, with a warning, where the server does not take it."""
+    started = time.perf_counter()
+    try:
+        with _environment(_CLIENT_SETTINGS):
+            return _log(record, tracking_uri, root)
+    except Exception as error:
+        # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
+        logger.warning(
+            "not tracked: %s did not take the run after %.1f s (%s: %s); the results are on disk, and the same command "
+            "logs them when it answers",
+            redacted(tracking_uri),
+            time.perf_counter() - started,
+            type(error).__name__,
+            str(error).replace(tracking_uri, redacted(tracking_uri)).splitlines()[0][:300] if str(error) else "",
+        )
+        return None
+
+
+def _log(record: RunRecord, tracking_uri: str, root: Path) -> str:
+    import mlflow
+    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri)
+    experiment = client.get_experiment_by_name(record.experiment)
+    if experiment is None:
+        # With a database and no server, artifacts would go below the working directory.
+        location = (root / "mlartifacts").as_uri() if tracking_uri.startswith("sqlite:") else None
+        experiment_id = client.create_experiment(record.experiment, artifact_location=location)
+    else:
+        experiment_id = experiment.experiment_id
+    now = int(time.time() * 1000)
+    tags = {_EXPERIMENT_TAG: record.kind, **record.tags}
+    run = client.create_run(experiment_id, tags=tags, run_name=f"{record.kind}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_id = run.info.run_id
+    metrics = [Metric(name, float(value), now, 0) for name, value in record.metrics.items()]
+    metrics += [Metric(name, value, now, step) for name, points in record.series.items() for step, value in points]
+    params = [Param(name, str(value)[:6000]) for name, value in _flat(record.params)]
+    for start in range(0, max(len(metrics), len(params)), 100):
+        client.log_batch(run_id, metrics=metrics[start : start + 100], params=params[start : start + 100])
+    if record.data is not None:
+        data = Dataset(
+            name=record.data.name,
+            digest=record.data.digest,
+            source_type="local",
+            source=json.dumps({"uri": record.data.origin}),
+            profile=json.dumps({"num_rows": record.data.rows}),
+        )
+        client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "input")])])
+    for path in record.artifacts:
+        client.log_artifact(run_id, str(path))
+    client.log_batch(run_id, tags=[RunTag("otad.complete", "true")])
+    client.set_terminated(run_id)
+    return run_id
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+@contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Set variables the user has not set, for the duration of the block."""
+    added = {name: value for name, value in defaults.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
