@@ -1,0 +1,11 @@
+"""Standard accuracy of the net, KNN and OTAD (both cross terms), relative error RE, share relaxed, seconds.
+
+python jobs/evaluate.py                       # digits
+python jobs/evaluate.py mnist --regularity.smoothness 3
+"""
+
+from otad_ray.distributed.cli import main
+from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
+
+if __name__ == "__main__":
+    main(EvaluateConfig, run_evaluation, description=__doc__ or "")

@@ -1,0 +1,76 @@
+"""Joining or starting a cluster, and how many actors it can take."""
+
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from otad_ray.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+# Logical CPUs that an actor pool leaves free: Ray Data's own tasks need one, and a pool that takes every CPU
+# waits for it without a word.
+_SPARE_CPUS = 1
+_SETTLE_SECONDS = 5.0
+
+
+@contextmanager
+def ray_session(address: str | None = None) -> Iterator[None]:
+    """Join the cluster at `address`, or at RAY_ADDRESS (set inside a submitted job), or start one on this machine.
+
+    A session that is already open in this process is used and left open.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        try:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"no Ray cluster answers at {address!r} ({error}); start one, or leave out --address"
+            ) from error
+    else:
+        # The spare CPU need not be a core of its own: as many actors as cores can work.
+        cpus = (os.cpu_count() or 1) + _SPARE_CPUS
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
+    # Ray Data tells of every execution; the jobs say themselves what they do.
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def choose_num_actors(requested: int | None, *, work: int) -> int:
+    """Actors to start for `work` independent pieces: `requested`, else one per spare CPU.
+
+    Raises InputError for more than the cluster has spare CPUs: such a pool would wait for ever.
+    """
+    if requested is not None and requested < 1:
+        raise InputError(f"need num_actors >= 1, got {requested}")
+    spare = _spare_cpus(wanted=requested or 1)
+    if requested is not None and requested > spare:
+        raise InputError(
+            f"num_actors is {requested}, but the cluster has {spare} spare CPUs ({_SPARE_CPUS} stays free for Ray "
+            f"Data): the pool would wait for ever. Use --num-actors {max(spare, 1)} or add nodes"
+        )
+    if spare < 1:
+        raise InputError("the cluster has no spare CPU for an actor; wait for other jobs to end or add nodes")
+    return requested or max(1, min(work, spare))
+
+
+def _spare_cpus(wanted: int) -> int:
+    """Free CPUs less those left for Ray; waits a little for CPUs that a job just ended is still giving back."""
+    deadline = time.monotonic() + _SETTLE_SECONDS
+    while True:
+        spare = int(ray.available_resources().get("CPU", 0)) - _SPARE_CPUS
+        total = int(ray.cluster_resources().get("CPU", 0)) - _SPARE_CPUS
+        if spare >= min(wanted, total) or time.monotonic() > deadline:
+            return spare
+        time.sleep(0.2)

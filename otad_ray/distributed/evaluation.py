@@ -1,0 +1,158 @@
+"""The evaluation job: standard accuracy of a backbone and its defenses on a sharded split."""
+
+import logging
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import numpy as np
+
+from otad_ray.artifacts import MANIFEST, to_jsonable, versions
+from otad_ray.cip import RETRYABLE, CrossTerm, check_solver
+from otad_ray.data import Split, data_set, open_split
+from otad_ray.defenses import KNN, OTAD, MemoryDefense, load_defense
+from otad_ray.distributed.options import ActorJobConfig
+from otad_ray.distributed.pipeline import Workspace, data_record, ensure_backbone, ensure_memory
+from otad_ray.distributed.sharded_run import Compute, run_unfinished
+from otad_ray.distributed.shards import ShardedDirectory
+from otad_ray.errors import InputError
+from otad_ray.evaluation import StandardAccuracy, evaluate_batch
+from otad_ray.memory import NeighborMemory
+from otad_ray.models import Backbone
+from otad_ray.tracking import RunRecord, redacted
+
+logger = logging.getLogger(__name__)
+
+_RETRYABLE = frozenset(status.label for status in RETRYABLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig(ActorJobConfig):
+    """split: "test", or "validation" for a backbone trained on the "fit" rows."""
+
+    split: Split = "test"
+
+
+@dataclass(frozen=True)
+class EvaluateTask:
+    """Predictions on rows of a split; defenses are directories, the first OTAD is the one asked for."""
+
+    data_set: str
+    split: Split
+    cache: str
+    knn: str
+    otads: tuple[tuple[str, str], ...]
+    search: str
+
+    def open(self) -> Compute:
+        rows = open_split(data_set(self.data_set), self.split, cache=Path(self.cache))
+        knn = cast(KNN, load_defense(self.knn, search=self.search))
+        otads = {name: cast(OTAD, load_defense(directory, search=self.search)) for name, directory in self.otads}
+        return lambda positions: evaluate_batch(rows.take(positions), knn, otads)
+
+
+def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate net, KNN and OTAD with both cross terms; what the last line of the job's output says."""
+    preset = config.preset
+    check_solver(preset.integration.solver)
+    _check_split(config)
+    root, tracking_uri = config.open_storage()
+    workspace = Workspace(preset, root, tracking_uri, config.build)
+    _, backbone = ensure_backbone(workspace)
+    memory = ensure_memory(workspace, search=config.search)
+    knn, otads = _save_defenses(workspace, backbone, memory)
+    rows = workspace.rows(config.split)
+
+    identity = {
+        "memory": memory.fingerprint,
+        "data": rows.fingerprint,
+        "split": config.split,
+        **to_jsonable(preset.integration),
+    }
+    output = ShardedDirectory.start(
+        workspace.directory("sweeps", identity),
+        kind="evaluation",
+        identity=identity,
+        rows=len(rows),
+        rows_per_shard=config.rows_per_shard,
+    )
+    otad_paths = tuple((name, str(path)) for name, path in otads.items())
+    task = EvaluateTask(preset.data_set, config.split, str(root / "data"), str(knn), otad_paths, config.search)
+    summary = run_unfinished(output, task, config, retryable=_RETRYABLE)
+    if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
+        _finish(workspace, output, config.split, summary.seconds)
+    _print_table(preset.name, output.manifest)
+    return {
+        "evaluation": str(output.directory),
+        "rows": output.manifest["rows"],
+        "seconds": output.manifest["seconds"],
+        "solver": preset.integration.solver,
+        **output.manifest["metrics"],
+        "run_id": output.manifest["run_id"],
+        "tracking_uri": redacted(tracking_uri),
+    }
+
+
+def _check_split(config: EvaluateConfig) -> None:
+    if config.split not in get_args(Split):
+        raise InputError(f"unknown split {config.split!r}; known: {', '.join(get_args(Split))}")
+    if config.split == "validation" and config.preset.training.rows == "train":
+        raise InputError(
+            "the backbone of training.rows = 'train' was trained on the validation rows; "
+            "add --training.rows fit, or evaluate --split test"
+        )
+
+
+def _save_defenses(workspace: Workspace, backbone: Backbone, memory: NeighborMemory) -> tuple[Path, dict[str, Path]]:
+    """Directories of the saved KNN, and of OTAD by name: with the preset's cross term first, then the other."""
+    integration = workspace.preset.integration
+    terms = sorted(get_args(CrossTerm), key=lambda term: term != integration.cross_term)
+    configs = {f"otad_{term}": replace(integration, cross_term=term) for term in terms}
+    otads = {name: _save(workspace, OTAD(backbone, memory, config)) for name, config in configs.items()}
+    return _save(workspace, KNN(backbone, memory, integration.neighbors)), otads
+
+
+def _save(workspace: Workspace, defense: MemoryDefense) -> Path:
+    identity = {"memory": defense.memory.fingerprint, "kind": defense.kind, **defense.settings()}
+    directory = workspace.directory("defenses", identity)
+    if not directory.is_dir():
+        defense.save(directory)
+    return directory
+
+
+def _finish(workspace: Workspace, output: ShardedDirectory, split: Split, seconds: float) -> None:
+    rows = workspace.rows(split)
+    totals = StandardAccuracy()
+    for shard, table in output.tables():
+        if not np.array_equal(table["id"].to_numpy(), rows.take(shard.positions).ids.numpy()):
+            raise RuntimeError(
+                f"{shard.path(output.directory)} does not hold the ids it should; delete it and run again"
+            )
+        totals.add(table)
+    metrics = totals.metrics()
+    output.update(
+        complete=not output.unfinished(_RETRYABLE),
+        metrics=metrics,
+        seconds=seconds or output.manifest.get("seconds", 0.0),
+        versions=versions(),
+    )
+    record = RunRecord(
+        experiment=workspace.preset.name,
+        kind="evaluation",
+        params=output.manifest["identity"],
+        metrics={**metrics, "seconds": output.manifest["seconds"], "rows": totals.rows},
+        data=data_record(workspace, split),
+        artifacts=(output.directory / MANIFEST,),
+        tags={"otad.directory": str(output.directory)},
+    )
+    output.update(run_id=workspace.track(record))
+
+
+def _print_table(preset: str, manifest: dict[str, Any]) -> None:
+    metrics = manifest["metrics"]
+    lines = [f"{preset}, {manifest['identity']['split']}: {manifest['rows']} rows in {manifest['seconds']:.1f} s"]
+    for name, value in metrics.items():
+        shown = f"{value:8.4f}" if name == "relative_error" else f"{100 * value:7.2f} %"
+        lines.append(f"  {name.removeprefix('accuracy_'):<18}{shown}")
+    print("\n".join(lines), file=sys.stderr)

@@ -1,0 +1,158 @@
+"""The label job: leave-one-out convex integration of every training row, to Parquet."""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable, versions
+from otad_ray.cip import check_solver
+from otad_ray.defenses.base import check_backbone
+from otad_ray.distributed.options import ActorJobConfig
+from otad_ray.distributed.pipeline import Workspace, data_record, ensure_backbone, ensure_memory
+from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
+from otad_ray.distributed.shards import ShardedDirectory
+from otad_ray.evaluation import LabelStatistics, label_figure
+from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory, label_rows
+from otad_ray.tracking import RunRecord, redacted
+
+logger = logging.getLogger(__name__)
+
+_FIGURE = "label-statistics.png"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelJobConfig(ActorJobConfig):
+    """dense: store the features too (D floats a row; the weights and the memory already say them).
+
+    memory: a memory directory to label instead of the preset's. labels: directory to write to, or to continue:
+    it may have been started with another solver.
+    """
+
+    dense: bool = False
+    memory: str | None = None
+    labels: str | None = None
+
+
+@dataclass(frozen=True)
+class LabelTask:
+    """Labels of rows of a memory."""
+
+    memory: str
+    search: str
+    integration: IntegrationConfig
+    dense: bool
+
+    def open(self) -> Compute:
+        check_solver(self.integration.solver)
+        memory = NeighborMemory.load(self.memory, search=self.search)
+        return lambda positions: label_rows(memory, positions, self.integration, dense=self.dense)
+
+
+def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
+    """Label every row of the memory; what the last line of the job's output says.
+
+    A rerun computes what is missing or retryable, and nothing else.
+    """
+    check_solver(config.preset.integration.solver)
+    root, tracking_uri = config.open_storage()
+    workspace = Workspace(config.preset, root, tracking_uri, config.build)
+    memory = _open_memory(workspace, config)
+    integration = config.preset.integration
+    memory.check_neighbors(integration.neighbors, leave_one_out=True)
+
+    settings = to_jsonable(integration)
+    identity = {"memory": memory.fingerprint, "dense": config.dense, **settings}
+    output = ShardedDirectory.start(
+        Path(config.labels).absolute() if config.labels else workspace.directory("labels", identity),
+        kind="labels",
+        identity=identity,
+        rows=len(memory),
+        rows_per_shard=config.rows_per_shard,
+        may_differ=("solver",),
+    )
+    task = LabelTask(str(memory.directory), config.search, integration, config.dense)
+    summary = run_unfinished(output, task, config, retryable=RETRYABLE_LABELS)
+    if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
+        _finish(workspace, output, memory, summary)
+    else:
+        logger.info("every row is labeled already in %s", output.directory)
+    manifest = output.manifest
+    return {
+        "labels": str(output.directory),
+        "rows": manifest["rows"],
+        "rows_computed": summary.rows,
+        "rows_per_second": manifest["rows_per_second"],
+        "solver": integration.solver,
+        "statuses": manifest["statistics"]["statuses"],
+        "run_id": manifest["run_id"],
+        "tracking_uri": redacted(tracking_uri),
+    }
+
+
+def _open_memory(workspace: Workspace, config: LabelJobConfig) -> NeighborMemory:
+    if config.memory is None:
+        return ensure_memory(workspace, search=config.search)
+    memory = NeighborMemory.load(config.memory, search=config.search)
+    check_backbone(memory, ensure_backbone(workspace)[1])
+    return memory
+
+
+def _finish(workspace: Workspace, output: ShardedDirectory, memory: NeighborMemory, summary: RunSummary) -> None:
+    statistics = _reconcile(output, memory)
+    figure = label_figure(statistics, f"{workspace.preset.name}: {statistics.rows} labels")
+    with atomic_file(output.directory / _FIGURE) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+    retryable = sum(statistics.statuses[status] for status in RETRYABLE_LABELS)
+    output.update(
+        complete=retryable == 0,
+        statistics=statistics.as_dict(),
+        memory={"directory": str(memory.directory), "fingerprint": memory.fingerprint},
+        data=memory.manifest.get("data"),
+        num_actors=summary.num_actors or output.manifest["num_actors"],
+        rows_per_second=summary.rows_per_second or output.manifest["rows_per_second"],
+        versions=versions(),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    )
+    if retryable:
+        logger.warning("%d rows were interrupted and can be tried again: run the same command", retryable)
+    output.update(run_id=workspace.track(_record(workspace, output, statistics, summary)))
+
+
+def _reconcile(output: ShardedDirectory, memory: NeighborMemory) -> LabelStatistics:
+    """Count the rows, a shard at a time; RuntimeError unless every id of the memory is there exactly once."""
+    statistics = LabelStatistics()
+    for shard, table in output.tables(LabelStatistics.COLUMNS):
+        if not np.array_equal(table["id"].to_numpy(), memory.ids[shard.start : shard.stop].numpy()):
+            path = shard.path(output.directory)
+            raise RuntimeError(f"{path} does not hold the ids it should; delete it and run again")
+        statistics.add(table)
+    return statistics
+
+
+def _record(
+    workspace: Workspace, output: ShardedDirectory, statistics: LabelStatistics, summary: RunSummary
+) -> RunRecord:
+    manifest = output.manifest
+    relaxed = sum(count for relaxations, count in statistics.relaxations.items() if relaxations > 0)
+    mean_relaxations = sum(key * count for key, count in statistics.relaxations.items()) / statistics.rows
+    return RunRecord(
+        experiment=workspace.preset.name,
+        kind="labels",
+        params={**manifest["identity"], "rows_per_shard": manifest["rows_per_shard"]},
+        metrics={
+            "rows": statistics.rows,
+            "rows_computed": summary.rows,
+            "rows_per_second": manifest["rows_per_second"],
+            "num_actors": manifest["num_actors"],
+            "share_relaxed": relaxed / statistics.rows,
+            "mean_relaxations": mean_relaxations,
+            **{f"rows_{status}": count for status, count in statistics.statuses.items()},
+        },
+        data=data_record(workspace, workspace.preset.training.rows),
+        artifacts=(output.directory / MANIFEST, output.directory / _FIGURE),
+        tags={"otad.directory": str(output.directory)},
+    )

@@ -1,0 +1,50 @@
+"""Options that every job takes: what to compute, and where and with what to run it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg
+
+from otad_ray.artifacts import storage_root
+from otad_ray.memory import check_search
+from otad_ray.presets import Preset
+from otad_ray.tracking import default_tracking_uri
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """preset: what is computed; the other fields do not change results.
+
+    storage: root of everything the job makes (default: OTAD_STORAGE, else ~/otad_ray).
+    tracking_uri: MLflow (default: MLFLOW_TRACKING_URI, else SQLite in the storage root).
+    build: make a missing input; --no-build says instead which command makes it.
+    """
+
+    preset: Annotated[Preset, arg(name="")]
+    storage: str | None = None
+    tracking_uri: str | None = None
+    build: bool = True
+
+    def open_storage(self) -> tuple[Path, str]:
+        """The storage root, checked to be writable, and the tracking URI."""
+        root = storage_root(self.storage)
+        return root, default_tracking_uri(self.tracking_uri, root)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorJobConfig(JobConfig):
+    """num_actors: size of the actor pool (default: one per spare CPU of the cluster).
+
+    search: "torch" or "faiss"; both return the same neighbors.
+    address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
+    rows_per_shard: rows computed and written at a time; a directory keeps the value it was started with.
+    """
+
+    num_actors: int | None = None
+    search: str = "torch"
+    address: str | None = None
+    rows_per_shard: int = 512
+
+    def __post_init__(self) -> None:
+        check_search(self.search)

@@ -1,0 +1,215 @@
+"""From a preset to its backbone and memory: where they lie, and how a missing one is made."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import tee
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from otad_ray.artifacts import (
+    MANIFEST,
+    atomic_directory,
+    content_hash,
+    read_manifest,
+    to_jsonable,
+    versions,
+    write_json,
+)
+from otad_ray.data import DataSet, Rows, data_set, load_all, open_split
+from otad_ray.data.rows import iterate
+from otad_ray.distributed.options import JobConfig
+from otad_ray.errors import InputError
+from otad_ray.memory import NeighborMemory
+from otad_ray.models import Backbone, build_backbone, load_backbone, save_backbone
+from otad_ray.presets import Preset
+from otad_ray.tracking import DataRecord, RunRecord, track
+from otad_ray.training import EpochMetrics, accuracy, train_backbone
+
+logger = logging.getLogger(__name__)
+
+_BATCH_ROWS = 1024
+_EPOCHS_REPORTED = 12
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A preset in a storage root: what its jobs share. build: whether a missing input may be made."""
+
+    preset: Preset
+    root: Path
+    tracking_uri: str
+    build: bool = True
+
+    @property
+    def definition(self) -> DataSet:
+        return data_set(self.preset.data_set)
+
+    def rows(self, split: str) -> Rows:
+        """Rows of a split of the preset's data set; downloads are kept below the root."""
+        return open_split(self.definition, split, cache=self.root / "data")  # type: ignore[arg-type]
+
+    def directory(self, kind: str, identity: Any) -> Path:
+        """`<root>/<preset>/<kind>/<hash>` for what the results depend on."""
+        return self.root / self.preset.name / kind / content_hash(identity)
+
+    def track(self, record: RunRecord) -> str | None:
+        """Log a finished job."""
+        return track(record, tracking_uri=self.tracking_uri, root=self.root)
+
+    def refuse_to_build(self, what: str, directory: Path, job: str) -> None:
+        """InputError with the command that makes a missing input, unless it may be made."""
+        if not self.build:
+            raise InputError(
+                f"no {what} for preset {self.preset.name!r} at {directory}; make it with: "
+                f"python jobs/{job}.py {self.preset.name} (and the same options), or leave out --no-build"
+            )
+
+
+def data_record(workspace: Workspace, split: str) -> DataRecord:
+    """A split of the preset's data set as an input of a tracked run."""
+    rows = workspace.rows(split)
+    name = f"{workspace.preset.data_set}/{split}"
+    return DataRecord(name=name, digest=rows.fingerprint[:12], origin=rows.origin, rows=len(rows))
+
+
+def ensure_backbone(workspace: Workspace) -> tuple[Path, Backbone]:
+    """The preset's trained backbone and its directory; trained first where it is missing."""
+    preset = workspace.preset
+    rows = workspace.rows(preset.training.rows)
+    identity = {"data": rows.fingerprint, "backbone": preset.backbone, "training": preset.training}
+    directory = workspace.directory("backbone", identity)
+    if not directory.is_dir():
+        workspace.refuse_to_build("backbone", directory, "train_backbone")
+        _train(workspace, rows, directory, identity)
+    return directory, load_backbone(directory)
+
+
+def _train(workspace: Workspace, rows: Rows, directory: Path, identity: dict[str, Any]) -> None:
+    preset, definition = workspace.preset, workspace.definition
+    if definition.task != "classification":
+        raise InputError(f"data set {definition.name!r} is for {definition.task}; only classifiers can be trained")
+    held_out_split = "validation" if preset.training.rows == "fit" else "test"
+    logger.info("training %s on %s (%d rows)", preset.backbone.architecture, preset.data_set, len(rows))
+    batch = load_all(rows)
+    torch.manual_seed(preset.training.seed)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    backbone = build_backbone(preset.backbone, dimension=definition.dimension, num_outputs=definition.num_outputs)
+    history: list[EpochMetrics] = []
+
+    def report(metrics: EpochMetrics) -> None:
+        history.append(metrics)
+        if metrics.epoch % max(1, preset.training.epochs // _EPOCHS_REPORTED) == 0:
+            logger.info(
+            "epoch %d of %d: loss %.4f, energy %.3f, accuracy %.4f",
+            metrics.epoch, preset.training.epochs, metrics.loss, metrics.energy, metrics.accuracy,
+        )  # fmt: skip
+
+    train_backbone(backbone.to(device), batch.x, batch.y, preset.training, on_epoch=report)
+    held_out = load_all(workspace.rows(held_out_split))
+    metrics = {
+        "loss": history[-1].loss,
+        "energy": history[-1].energy,
+        "train_accuracy": history[-1].accuracy,
+        f"{held_out_split}_accuracy": accuracy(backbone, held_out.x, held_out.y),
+    }
+    logger.info("%s accuracy %.4f", held_out_split, metrics[f"{held_out_split}_accuracy"])
+    with atomic_directory(directory) as temporary:
+        save_backbone(temporary, backbone.cpu())
+        write_json(
+            temporary / MANIFEST,
+            {"kind": "backbone", "identity": identity, "metrics": metrics, "versions": versions(), "rows": len(rows)},
+        )
+    workspace.track(
+        RunRecord(
+            experiment=preset.name,
+            kind="backbone",
+            params=to_jsonable({"backbone": preset.backbone, "training": preset.training}),
+            metrics=metrics,
+            series={
+                f"epoch_{name}": [(epoch.epoch, getattr(epoch, name)) for epoch in history]
+                for name in ("loss", "energy", "accuracy")
+            },
+            data=data_record(workspace, preset.training.rows),
+            artifacts=(directory / MANIFEST,),
+            tags={"otad.directory": str(directory)},
+        )
+    )
+
+
+def ensure_memory(workspace: Workspace, *, search: str = "torch") -> NeighborMemory:
+    """The memory of the backbone's own training rows; built first where it is missing."""
+    backbone_directory, backbone = ensure_backbone(workspace)
+    rows = workspace.rows(workspace.preset.training.rows)
+    identity = {"backbone": backbone.fingerprint(), "data": rows.fingerprint}
+    directory = workspace.directory("memory", identity)
+    if not directory.is_dir():
+        workspace.refuse_to_build("memory", directory, "build_memory")
+        _build_memory(workspace, rows, backbone_directory, backbone, directory)
+    return NeighborMemory.load(directory, search=search)
+
+
+def _build_memory(
+    workspace: Workspace, rows: Rows, backbone_directory: Path, backbone: Backbone, directory: Path
+) -> None:
+    logger.info("building the memory of %d rows in %s", len(rows), directory)
+    # Consumed in lockstep, so each branch holds at most one batch.
+    points, features, labels, ids = tee(_embedded(rows, backbone), 4)
+    memory = NeighborMemory.build(
+        directory,
+        None,
+        (batch[0] for batch in points),
+        (batch[1] for batch in features),
+        (batch[2] for batch in labels),
+        (batch[3] for batch in ids),
+        provenance={
+            "backbone": backbone.fingerprint(),
+            "backbone_directory": backbone_directory.name,
+            "data_set": workspace.preset.data_set,
+            "split": workspace.preset.training.rows,
+            "data": rows.fingerprint,
+        },
+    )
+    workspace.track(
+        RunRecord(
+            experiment=workspace.preset.name,
+            kind="memory",
+            params={"backbone": backbone_directory.name},
+            metrics={"rows": len(memory), "dimension": memory.points.shape[1]},
+            data=data_record(workspace, workspace.preset.training.rows),
+            artifacts=(directory / MANIFEST,),
+            tags={"otad.directory": str(directory)},
+        )
+    )
+
+
+@torch.no_grad()
+def _embedded(rows: Rows, backbone: Backbone) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    for batch in iterate(rows, _BATCH_ROWS):
+        if not bool(torch.isfinite(batch.x).all()):
+            bad = ~torch.isfinite(batch.x.flatten(1)).all(1)
+            raise InputError(f"x of id {int(batch.ids[bad][0])} holds NaN or infinite values; remove that row")
+        points = backbone.embed(batch.x)
+        yield points, backbone.features(points), batch.y, batch.ids
+
+
+def run_training(config: JobConfig) -> dict[str, Any]:
+    """The training job; what the last line of its output says."""
+    workspace = _workspace(config)
+    directory, _ = ensure_backbone(workspace)
+    manifest = read_manifest(directory, kind="backbone")
+    return {"backbone": str(directory), "rows": manifest["rows"], **manifest["metrics"]}
+
+
+def run_memory_build(config: JobConfig) -> dict[str, Any]:
+    """The memory job; what the last line of its output says."""
+    memory = ensure_memory(_workspace(config))
+    return {"memory": str(memory.directory), "rows": len(memory), "dimension": memory.points.shape[1]}
+
+
+def _workspace(config: JobConfig) -> Workspace:
+    root, tracking_uri = config.open_storage()
+    return Workspace(config.preset, root, tracking_uri, config.build)

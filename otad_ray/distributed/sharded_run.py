@@ -1,0 +1,132 @@
+"""Shards computed on a pool of Ray Data actors: the one place where work meets Ray."""
+
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+from ray.data import ActorPoolStrategy, DataContext
+
+from otad_ray.distributed.cluster import choose_num_actors, ray_session
+from otad_ray.distributed.options import ActorJobConfig
+from otad_ray.distributed.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
+
+logger = logging.getLogger(__name__)
+
+# An actor that dies is replaced and its shard computed again; one that always dies fails the job.
+_MAX_RESTARTS = 3
+_MAX_TASK_RETRIES = 3
+
+Compute = Callable[[np.ndarray], pa.Table]
+
+
+class ShardTask(Protocol):
+    """Work on rows by position: small and picklable, so it names its files by path."""
+
+    def open(self) -> Compute:
+        """Open the files, in the actor; the result maps positions (n,) to a table with a `status` column."""
+        ...
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """rows and actors of this run, and seconds from the first actor's first row to the last one's last."""
+
+    rows: int
+    seconds: float
+    num_actors: int
+
+    @property
+    def rows_per_second(self) -> float:
+        return self.rows / self.seconds if self.seconds > 0 else 0.0
+
+
+class ShardActor:
+    """Opens a task once, then computes the shards it is given and writes them."""
+
+    def __init__(self, task: ShardTask, directory: str, retryable: frozenset[str]) -> None:
+        # One thread each: actors are the unit of parallelism, and more threads than cores are slower.
+        torch.set_num_threads(1)
+        _limit_native_threads()
+        self._compute = task.open()
+        self._directory = Path(directory)
+        self._retryable = retryable
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        columns: dict[str, list[Any]] = {"rows": [], "started": [], "finished": []}
+        for index, start, stop in zip(batch["index"], batch["start"], batch["stop"], strict=True):
+            started = time.time()
+            columns["rows"].append(self._write(Shard(int(index), int(start), int(stop))))
+            columns["started"].append(started)
+            columns["finished"].append(time.time())
+        return {name: np.array(values) for name, values in columns.items()}
+
+    def _write(self, shard: Shard) -> int:
+        previous, positions = read_finished_rows(shard, self._directory, self._retryable)
+        if len(positions):
+            computed = self._compute(positions)
+            write_shard(shard.path(self._directory), merge_rows(previous, computed, shard, positions))
+        return len(positions)
+
+
+def run_unfinished(
+    output: ShardedDirectory, task: ShardTask, config: ActorJobConfig, *, retryable: frozenset[str] = frozenset()
+) -> RunSummary:
+    """Compute what a directory lacks, on a pool of actors; starts Ray only if there is work."""
+    todo = output.unfinished(retryable)
+    if not todo:
+        return RunSummary(0, 0.0, 0)
+    with ray_session(config.address):
+        num_actors = choose_num_actors(config.num_actors, work=len(todo))
+        logger.info(
+            "computing %d shards of up to %d rows on %d actors",
+            len(todo), output.manifest["rows_per_shard"], num_actors,
+        )  # fmt: skip
+        return _run(todo, task, output.directory, num_actors, retryable)
+
+
+def _run(
+    todo: Sequence[Shard], task: ShardTask, directory: Path, num_actors: int, retryable: frozenset[str]
+) -> RunSummary:
+    context = DataContext.get_current()
+    context.enable_progress_bars = sys.stderr.isatty()
+    context.print_on_execution_start = False
+    with warnings.catch_warnings():
+        # Restarts are bounded only through these arguments, and have no successor yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
+        dataset = ray.data.from_items([asdict(shard) for shard in todo], override_num_blocks=len(todo)).map_batches(
+            ShardActor,
+            fn_constructor_kwargs={"task": task, "directory": str(directory), "retryable": retryable},
+            compute=ActorPoolStrategy(size=num_actors),
+            batch_size=1,
+            batch_format="numpy",
+            num_cpus=1,
+            max_restarts=_MAX_RESTARTS,
+            max_task_retries=_MAX_TASK_RETRIES,
+        )
+    rows, first, last = 0, float("inf"), 0.0
+    for done in dataset.iter_rows():
+        rows += int(done["rows"])
+        first, last = min(first, done["started"]), max(last, done["finished"])
+    return RunSummary(rows, last - first, num_actors)
+
+
+def _limit_native_threads() -> None:
+    from threadpoolctl import threadpool_limits
+
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threadpool_limits(1)
+    try:
+        import faiss
+    except ImportError:
+        return
+    faiss.omp_set_num_threads(1)

@@ -1,0 +1,149 @@
+"""Results as Parquet shards: fixed ranges of rows, each whole or absent, so that a rerun knows what is missing."""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from otad_ray.artifacts import MANIFEST, atomic_file, read_manifest, remove_abandoned, write_json
+from otad_ray.errors import InputError
+
+_STATUS_COUNTS = b"otad.status_counts"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Positions start .. stop - 1 of the rows, in the file `shard-<index>.parquet`."""
+
+    index: int
+    start: int
+    stop: int
+
+    def path(self, directory: Path) -> Path:
+        return directory / f"shard-{self.index:05d}.parquet"
+
+    @property
+    def positions(self) -> np.ndarray:
+        return np.arange(self.start, self.stop)
+
+
+def write_shard(path: Path, table: pa.Table) -> None:
+    """Write a table with a `status` column; its status counts go into the footer."""
+    counts = json.dumps(Counter(table["status"].to_pylist()))
+    metadata = {**(table.schema.metadata or {}), _STATUS_COUNTS: counts.encode()}
+    with atomic_file(path) as temporary:
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
+        # On disk before the rename: else a crash of the machine can leave a whole name on half a file.
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def read_finished_rows(shard: Shard, directory: Path, retryable: frozenset[str]) -> tuple[pa.Table | None, np.ndarray]:
+    """What a shard already holds, and the positions that are still to be computed."""
+    try:
+        table = pq.read_table(shard.path(directory), partitioning=None)
+    except (OSError, pa.ArrowException):
+        return None, shard.positions
+    if len(table) != len(shard.positions):
+        return None, shard.positions
+    open_rows = np.array([status in retryable for status in table["status"].to_pylist()])
+    return table, shard.positions[open_rows]
+
+
+def merge_rows(previous: pa.Table | None, computed: pa.Table, shard: Shard, positions: np.ndarray) -> pa.Table:
+    """The shard's table with the rows at `positions` taken from `computed`."""
+    if previous is None:
+        return computed
+    take = np.arange(len(previous))
+    take[positions - shard.start] = len(previous) + np.arange(len(positions))
+    both = pa.concat_tables([previous.replace_schema_metadata(None), computed.replace_schema_metadata(None)])
+    return both.take(pa.array(take)).combine_chunks()
+
+
+class ShardedDirectory:
+    """A directory of shards that was started for one result and is continued by every rerun.
+
+    manifest: `identity` is what the result depends on; `rows_per_shard` is fixed when the directory is started.
+    """
+
+    def __init__(self, directory: Path, manifest: dict[str, Any]) -> None:
+        self.directory = directory
+        self.manifest = manifest
+
+    @classmethod
+    def start(
+        cls,
+        directory: Path,
+        *,
+        kind: str,
+        identity: dict[str, Any],
+        rows: int,
+        rows_per_shard: int,
+        may_differ: tuple[str, ...] = (),
+    ) -> Self:
+        """Start or continue a directory; InputError where it holds another result, apart from `may_differ`."""
+        if rows_per_shard < 1:
+            raise InputError(f"need rows_per_shard >= 1, got {rows_per_shard}")
+        directory.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(directory)
+        if (directory / MANIFEST).exists():
+            manifest = read_manifest(directory, kind=kind)
+            for name in sorted(set(identity) | set(manifest["identity"])):
+                found, asked = manifest["identity"].get(name), identity.get(name)
+                if found != asked and name not in may_differ:
+                    raise InputError(
+                        f"{directory} was started with {name} = {found}, now it is {asked}; "
+                        "give another directory or delete this one"
+                    )
+            return cls(directory, manifest)
+        if any(directory.iterdir()):
+            raise InputError(f"{directory} is not empty and holds no {MANIFEST}; give another directory")
+        manifest = {
+            "kind": kind,
+            "complete": False,
+            "identity": identity,
+            "rows": rows,
+            "rows_per_shard": rows_per_shard,
+            "rows_per_second": 0.0,
+            "num_actors": 0,
+            "run_id": None,
+        }
+        write_json(directory / MANIFEST, manifest)
+        return cls(directory, manifest)
+
+    @property
+    def shards(self) -> Iterator[Shard]:
+        """All shards, in order; the last one may be shorter."""
+        rows, size = self.manifest["rows"], self.manifest["rows_per_shard"]
+        for index, start in enumerate(range(0, rows, size)):
+            yield Shard(index, start, min(start + size, rows))
+
+    def unfinished(self, retryable: frozenset[str]) -> list[Shard]:
+        """Shards missing, unreadable, of the wrong length, or with a retryable row; only footers are read."""
+        return [shard for shard in self.shards if not _is_finished(shard, self.directory, retryable)]
+
+    def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[Shard, pa.Table]]:
+        """Each shard with its table, one at a time."""
+        for shard in self.shards:
+            yield shard, pq.read_table(shard.path(self.directory), columns=columns, partitioning=None)
+
+    def update(self, **fields: Any) -> None:
+        """Write the manifest with these fields changed."""
+        self.manifest = {**self.manifest, **fields}
+        write_json(self.directory / MANIFEST, self.manifest)
+
+
+def _is_finished(shard: Shard, directory: Path, retryable: frozenset[str]) -> bool:
+    try:
+        footer = pq.read_metadata(shard.path(directory))
+        counts = json.loads((footer.metadata or {})[_STATUS_COUNTS])
+    except (OSError, pa.ArrowException, KeyError, ValueError):
+        return False
+    return footer.num_rows == shard.stop - shard.start and not retryable.intersection(counts)
