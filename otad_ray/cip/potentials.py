@@ -45,15 +45,14 @@ def potentials_from_gram(blocks: GramBlocks, regularity: Regularity) -> Potentia
     """`brenier_potentials` on inner products."""
     with torch.no_grad():
         relaxations, feasible = _first_feasible(blocks, regularity)
-    smoothness = regularity.smoothness + relaxations * regularity.relax_smoothness
-    strong_convexity = regularity.strong_convexity - relaxations * regularity.relax_strong_convexity
+    smoothness, strong_convexity = _relaxed(regularity, relaxations)
     potentials = _longest_paths(_difference_bounds(blocks, smoothness, strong_convexity))
     potentials = torch.where(feasible.unsqueeze(1), potentials, torch.nan)
-    return Potentials(potentials, smoothness, strong_convexity, relaxations, feasible)
+    return Potentials(potentials, smoothness, strong_convexity, relaxations.long(), feasible)
 
 
 def _first_feasible(blocks: GramBlocks, regularity: Regularity) -> tuple[Tensor, Tensor]:
-    """First feasible relaxation step of each row, and whether there is one.
+    """First feasible relaxation step of each row, float64, and whether there is one.
 
     Bisection: feasibility is monotone in the relaxation, because a function that is l-strongly convex
     and L-smooth is so for every smaller l and larger L.
@@ -63,7 +62,7 @@ def _first_feasible(blocks: GramBlocks, regularity: Regularity) -> tuple[Tensor,
     feasible = _is_feasible(blocks, regularity, steps)
     remaining = (~feasible).nonzero().squeeze(1)
     if remaining.numel() == 0:
-        return steps.long(), feasible
+        return steps, feasible
     last = float(regularity.max_relaxations)
     steps[remaining] = last
     feasible[remaining] = _is_feasible(blocks.rows(remaining), regularity, steps[remaining])
@@ -79,12 +78,17 @@ def _first_feasible(blocks: GramBlocks, regularity: Regularity) -> tuple[Tensor,
         infeasible_at = torch.where(holds, infeasible_at, middle)
         feasible_at = torch.where(holds & (middle > infeasible_at), middle, feasible_at)
     steps[remaining] = feasible_at
-    return steps.long(), feasible
+    return steps, feasible
+
+
+def _relaxed(regularity: Regularity, steps: Tensor) -> tuple[Tensor, Tensor]:
+    """`L_t` and `l_t` after `steps` (B,) relaxations; float64 in, float64 out."""
+    smoothness = regularity.smoothness + steps * regularity.relax_smoothness
+    return smoothness, regularity.strong_convexity - steps * regularity.relax_strong_convexity
 
 
 def _is_feasible(blocks: GramBlocks, regularity: Regularity, steps: Tensor) -> Tensor:
-    smoothness = regularity.smoothness + steps * regularity.relax_smoothness
-    strong_convexity = regularity.strong_convexity - steps * regularity.relax_strong_convexity
+    smoothness, strong_convexity = _relaxed(regularity, steps)
     bounds = _difference_bounds(blocks, smoothness, strong_convexity)
     potentials = _longest_paths(bounds)
     residual = (potentials.unsqueeze(1) + bounds - potentials.unsqueeze(2)).amax((1, 2))

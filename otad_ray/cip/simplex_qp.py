@@ -71,17 +71,19 @@ def _active_set(quadratic: Tensor, linear: Tensor) -> Tensor:
     rows = torch.arange(linear.shape[0], device=linear.device)
     current = weights.scatter(1, best, 1.0)
     active = current > 0
+    solved = torch.ones_like(rows, dtype=torch.bool)
 
     for _ in range(_STEPS_PER_VARIABLE * size):
         slack = _slack(quadratic, linear, current)
         unfinished = slack.amax(1) > _GAP
         if not bool(unfinished.all()):
             weights[rows] = current
-            rows, current, active, slack = (t[unfinished] for t in (rows, current, active, slack))
+            kept = (rows, current, active, solved, slack)
+            rows, current, active, solved, slack = (tensor[unfinished] for tensor in kept)
             quadratic, linear = quadratic[unfinished], linear[unfinished]
         if rows.numel() == 0:
             break
-        current, active = _step(quadratic, current, active, slack)
+        current, active, solved = _step(quadratic, current, active, solved, slack)
     weights[rows] = current
     return weights
 
@@ -100,12 +102,19 @@ def _slack(quadratic: Tensor, linear: Tensor, weights: Tensor) -> Tensor:
     return gradient - (weights * gradient).sum(1, keepdim=True)
 
 
-def _step(quadratic: Tensor, weights: Tensor, active: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
-    """One step of every row: enter the steepest index where the face is solved, then move within the face."""
+def _step(
+    quadratic: Tensor, weights: Tensor, active: Tensor, solved: Tensor, slack: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of every row: enter the steepest index where the face is solved, then move within the face.
+
+    solved (B,): whether the weights maximize the objective on their face. An index that enters before that may be
+    the first to leave again, for ever; one that enters after it gains.
+    """
     face_slack = torch.where(active, slack.abs(), 0).amax(1)
     outside = torch.where(active, -torch.inf, slack)
     entering = outside.argmax(1, keepdim=True)
-    enters = (outside.gather(1, entering).squeeze(1) > _GAP) & (face_slack <= outside.amax(1))
+    steepest = outside.amax(1)
+    enters = solved & (steepest > _GAP) & (steepest >= face_slack)
     active = active.scatter(1, entering, active.gather(1, entering) | enters.unsqueeze(1))
 
     direction = _face_direction(quadratic, active, slack)
@@ -114,7 +123,7 @@ def _step(quadratic: Tensor, weights: Tensor, active: Tensor, slack: Tensor) -> 
     length = ratio.amin(1, keepdim=True).clamp_max(1.0)
     leaving = shrinking & (ratio <= length)
     weights = torch.where(leaving, 0.0, weights + length * direction).clamp_min(0.0)
-    return weights / weights.sum(1, keepdim=True), active & ~leaving
+    return weights / weights.sum(1, keepdim=True), active & ~leaving, ~leaving.any(1)
 
 
 def _face_direction(quadratic: Tensor, active: Tensor, slack: Tensor) -> Tensor:
