@@ -11,7 +11,7 @@ from otad_ray.cip.integrate import GramSolution, Solution, integrate, integrate_
 from otad_ray.cip.potentials import Potentials, brenier_potentials
 from otad_ray.cip.program import CROSS_TERMS, CrossTerm
 from otad_ray.cip.regularity import Regularity
-from otad_ray.cip.solvers import SolverUnavailableError, check_solver, known_solvers
+from otad_ray.cip.solvers import SolverUnavailableError, check_solver, check_solver_name, known_solvers
 from otad_ray.cip.status import RETRYABLE, Status
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Status",
     "brenier_potentials",
     "check_solver",
+    "check_solver_name",
     "gram_blocks",
     "integrate",
     "integrate_gram",

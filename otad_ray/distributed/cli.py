@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
@@ -38,9 +38,17 @@ def main(config: type[Config], run: Callable[[Config], dict[str, Any]], *, descr
     for noisy in ("alembic", "mlflow", "ray", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        result = run(parse(config, sys.argv[1:], description=description))
-    # ValueError: configurations refuse their own bad values.
+        parsed = parse(config, sys.argv[1:], description=description)
+    except ValueError as error:
+        # Configurations refuse bad values of their own.
+        _stop(error)
+    try:
+        result = run(parsed)
     except (InputError, SolverUnavailableError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
+        _stop(error)
     print(json.dumps(result), flush=True)
+
+
+def _stop(error: Exception) -> NoReturn:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(2) from None

@@ -47,22 +47,37 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         ray.shutdown()
 
 
+def check_num_actors(requested: int | None, address: str | None) -> None:
+    """InputError, before any work, for a number of actors that the cluster cannot take."""
+    if requested is None:
+        return
+    if not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS")):
+        _check_spare(requested, os.cpu_count() or 1)
+        return
+    with ray_session(address):
+        choose_num_actors(requested, work=requested)
+
+
 def choose_num_actors(requested: int | None, *, work: int) -> int:
-    """Actors to start for `work` independent pieces: `requested`, else one per spare CPU.
+    """Actors to start for `work` independent pieces: at most `requested`, else one per spare CPU.
 
     Raises InputError for more than the cluster has spare CPUs: such a pool would wait for ever.
     """
-    if requested is not None and requested < 1:
-        raise InputError(f"need num_actors >= 1, got {requested}")
     spare = _spare_cpus(wanted=requested or 1)
-    if requested is not None and requested > spare:
-        raise InputError(
-            f"num_actors is {requested}, but the cluster has {spare} spare CPUs ({_SPARE_CPUS} stays free for Ray "
-            f"Data): the pool would wait for ever. Use --num-actors {max(spare, 1)} or add nodes"
-        )
+    _check_spare(1 if requested is None else requested, spare)
+    return min(work, requested or spare)
+
+
+def _check_spare(num_actors: int, spare: int) -> None:
+    if num_actors < 1:
+        raise InputError(f"need num_actors >= 1, got {num_actors}")
     if spare < 1:
         raise InputError("the cluster has no spare CPU for an actor; wait for other jobs to end or add nodes")
-    return requested or max(1, min(work, spare))
+    if num_actors > spare:
+        raise InputError(
+            f"num_actors is {num_actors}, but the cluster has {spare} spare CPUs besides the one that Ray Data needs: "
+            f"the pool would wait for ever. Use --num-actors {spare} or add nodes"
+        )
 
 
 def _spare_cpus(wanted: int) -> int:

@@ -12,6 +12,7 @@ from otad_ray.artifacts import MANIFEST, to_jsonable, versions
 from otad_ray.cip import RETRYABLE, CrossTerm, check_solver
 from otad_ray.data import Split, data_set, open_split
 from otad_ray.defenses import KNN, OTAD, MemoryDefense, load_defense
+from otad_ray.distributed.cluster import check_num_actors
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.pipeline import Workspace, data_record, ensure_backbone, ensure_memory
 from otad_ray.distributed.sharded_run import Compute, run_unfinished
@@ -56,6 +57,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate net, KNN and OTAD with both cross terms; what the last line of the job's output says."""
     preset = config.preset
     check_solver(preset.integration.solver)
+    check_num_actors(config.num_actors, config.address)
     _check_split(config)
     root, tracking_uri = config.open_storage()
     workspace = Workspace(preset, root, tracking_uri, config.build)

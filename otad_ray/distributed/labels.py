@@ -11,6 +11,7 @@ import numpy as np
 from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable, versions
 from otad_ray.cip import check_solver
 from otad_ray.defenses.base import check_backbone
+from otad_ray.distributed.cluster import check_num_actors
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.pipeline import Workspace, data_record, ensure_backbone, ensure_memory
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
@@ -58,6 +59,7 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
     A rerun computes what is missing or retryable, and nothing else.
     """
     check_solver(config.preset.integration.solver)
+    check_num_actors(config.num_actors, config.address)
     root, tracking_uri = config.open_storage()
     workspace = Workspace(config.preset, root, tracking_uri, config.build)
     memory = _open_memory(workspace, config)

@@ -142,14 +142,24 @@ def _train(workspace: Workspace, rows: Rows, directory: Path, identity: dict[str
 
 def ensure_memory(workspace: Workspace, *, search: str = "torch") -> NeighborMemory:
     """The memory of the backbone's own training rows; built first where it is missing."""
-    backbone_directory, backbone = ensure_backbone(workspace)
     rows = workspace.rows(workspace.preset.training.rows)
+    _check_neighbors(workspace.preset, len(rows))
+    backbone_directory, backbone = ensure_backbone(workspace)
     identity = {"backbone": backbone.fingerprint(), "data": rows.fingerprint}
     directory = workspace.directory("memory", identity)
     if not directory.is_dir():
         workspace.refuse_to_build("memory", directory, "build_memory")
         _build_memory(workspace, rows, backbone_directory, backbone, directory)
     return NeighborMemory.load(directory, search=search)
+
+
+def _check_neighbors(preset: Preset, rows: int) -> None:
+    """Before a backbone is trained for it: InputError for more neighbors than there are other rows."""
+    neighbors = preset.integration.neighbors
+    if neighbors >= rows:
+        raise InputError(
+            f"neighbors must be at most {rows - 1}, the other training rows of {preset.data_set}, got {neighbors}"
+        )
 
 
 def _build_memory(

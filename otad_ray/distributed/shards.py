@@ -132,7 +132,12 @@ class ShardedDirectory:
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[Shard, pa.Table]]:
         """Each shard with its table, one at a time."""
         for shard in self.shards:
-            yield shard, pq.read_table(shard.path(self.directory), columns=None if columns is None else list(columns), partitioning=None)
+            yield (
+                shard,
+                pq.read_table(
+                    shard.path(self.directory), columns=None if columns is None else list(columns), partitioning=None
+                ),
+            )
 
     def update(self, **fields: Any) -> None:
         """Write the manifest with these fields changed."""

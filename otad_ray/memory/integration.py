@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from otad_ray.cip import CROSS_TERMS, CrossTerm, Regularity, Solution, integrate
+from otad_ray.cip import CROSS_TERMS, CrossTerm, Regularity, Solution, check_solver_name, integrate
 from otad_ray.errors import InputError
 from otad_ray.memory.neighbor_memory import NeighborMemory
 
@@ -31,6 +31,7 @@ class IntegrationConfig:
             raise InputError(f"need neighbors >= 1, got {self.neighbors}")
         if self.cross_term not in CROSS_TERMS:
             raise InputError(f"unknown cross_term {self.cross_term!r}; known: {', '.join(CROSS_TERMS)}")
+        check_solver_name(self.solver)
 
 
 def integrate_neighbors(

@@ -206,7 +206,7 @@ def _map_array(path: Path, shape: tuple[int, ...]) -> Tensor:
     try:
         # Copy-on-write: torch wants a writable array; pages stay shared as nobody writes.
         array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"{path} is missing or truncated ({error}); delete {path.parent} and build it again"
         ) from error

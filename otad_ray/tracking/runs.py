@@ -13,15 +13,16 @@ from urllib.parse import urlsplit, urlunsplit
 
 logger = logging.getLogger(__name__)
 
-# A dead server answers a default client after 246 s; with these after less than 10.
+# A default client waits 246 s for a dead server; this one gives up after less than 10, also on a hanging one.
 _CLIENT_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-_EXPERIMENT_TAG = "otad.kind"
+_KIND_TAG = "otad.kind"
+_refused: set[str] = set()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +71,20 @@ def redacted(uri: str) -> str:
 
 
 def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
-    """Log a finished job as one run and return its id; None, with a warning, where the server does not take it."""
+    """Log a finished job as one run and return its id; None, with a warning, where the server does not take it.
+
+    A server that did not take a run is not asked again by this process.
+    """
+    if tracking_uri in _refused:
+        logger.warning("not tracked: %s did not take an earlier run", redacted(tracking_uri))
+        return None
     started = time.perf_counter()
     try:
         with _environment(_CLIENT_SETTINGS):
             return _log(record, tracking_uri, root)
     except Exception as error:
         # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
+        _refused.add(tracking_uri)
         logger.warning(
             "not tracked: %s did not take the run after %.1f s (%s: %s); the results are on disk, and the same command "
             "logs them when it answers",
@@ -101,7 +109,7 @@ def _log(record: RunRecord, tracking_uri: str, root: Path) -> str:
     else:
         experiment_id = experiment.experiment_id
     now = int(time.time() * 1000)
-    tags = {_EXPERIMENT_TAG: record.kind, **record.tags}
+    tags = {_KIND_TAG: record.kind, **record.tags}
     run = client.create_run(experiment_id, tags=tags, run_name=f"{record.kind}-{time.strftime('%Y%m%d-%H%M%S')}")
     run_id = run.info.run_id
     metrics = [Metric(name, float(value), now, 0) for name, value in record.metrics.items()]

@@ -129,7 +129,9 @@ def test_gradcheck_of_relaxed_rows() -> None:
 def test_gradient_is_the_projection_of_the_design(strong_convexity: float) -> None:
     query, points, features = neighborhoods(1, 10, 30, seed=4)
     regularity = Regularity(smoothness=2.0, strong_convexity=strong_convexity)
-    jacobian = torch.autograd.functional.jacobian(lambda x: integrate(x, points, features, regularity).feature[0], query)
+    jacobian = torch.autograd.functional.jacobian(
+        lambda x: integrate(x, points, features, regularity).feature[0], query
+    )
     weights = integrate(query, points, features, regularity).weights[0]
     active = features[0, weights > 0] - strong_convexity * points[0, weights > 0]
     differences = active[1:] - active[0]

@@ -17,6 +17,7 @@ __all__ = [
     "RowSolver",
     "SolverUnavailableError",
     "check_solver",
+    "check_solver_name",
     "known_solvers",
     "row_solver",
 ]
@@ -29,12 +30,16 @@ def known_solvers() -> tuple[str, ...]:
     return (DUAL, MOSEK, *installed_conic_solvers())
 
 
+def check_solver_name(name: str) -> None:
+    """ValueError, listing the known names, for an unknown solver."""
+    # cvxpy takes a second to import: only names that may be its own ask it.
+    if name not in (DUAL, MOSEK) and name not in known_solvers():
+        raise ValueError(f"unknown solver {name!r}; known: {', '.join(known_solvers())}")
+
+
 def check_solver(name: str) -> None:
     """Refuse, before any work, a solver that is unknown (ValueError) or cannot run (SolverUnavailableError)."""
-    if name == DUAL:
-        return
-    if name not in known_solvers():
-        raise ValueError(f"unknown solver {name!r}; known: {', '.join(known_solvers())}")
+    check_solver_name(name)
     if name == MOSEK:
         from otad_ray.cip.solvers.mosek_primal import check_license
 
@@ -47,8 +52,7 @@ def row_solver(name: str) -> RowSolver:
         from otad_ray.cip.solvers.mosek_primal import MosekPrimal
 
         return MosekPrimal()
-    from otad_ray.cip.solvers.conic import ConicPrimal, installed_conic_solvers
+    check_solver_name(name)
+    from otad_ray.cip.solvers.conic import ConicPrimal
 
-    if name not in installed_conic_solvers():
-        raise ValueError(f"unknown solver {name!r}; known: {', '.join(known_solvers())}")
     return ConicPrimal(name)

@@ -1,0 +1,55 @@
+"""Small jobs on digits for tests: seconds, not minutes."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from otad_ray.distributed.labels import LabelJobConfig
+from otad_ray.presets import PRESETS, Preset
+
+REPOSITORY = Path(__file__).parents[2]
+# The same preset as configuration and as options.
+QUICK_OPTIONS = ["--training.epochs", "3", "--neighbors", "5"]
+ROWS = 1437
+
+
+def quick_preset(**integration: Any) -> Preset:
+    preset = PRESETS["digits"]
+    return replace(
+        preset,
+        training=replace(preset.training, epochs=3),
+        integration=replace(preset.integration, **{"neighbors": 5, **integration}),
+    )
+
+
+def label_config(storage: Path, *, integration: dict[str, Any] | None = None, **fields: Any) -> LabelJobConfig:
+    return LabelJobConfig(preset=quick_preset(**(integration or {})), storage=str(storage), num_actors=2, **fields)
+
+
+def read_labels(directory: str | Path) -> pa.Table:
+    return pa.concat_tables(pq.read_table(path, partitioning=None) for path in sorted(Path(directory).glob("shard-*")))
+
+
+def job_command(script: str, *options: str) -> list[str]:
+    return [sys.executable, str(REPOSITORY / "jobs" / script), *options]
+
+
+def run_job(script: str, *options: str, **environment: str) -> dict[str, Any]:
+    """Run a job to its end in a process of its own; its last line of output."""
+    done = subprocess.run(
+        job_command(script, *options),
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,112 @@
+"""Shards on disk: what counts as finished, and what a rerun takes over."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from otad_ray.artifacts import atomic_directory, atomic_file, remove_abandoned
+from otad_ray.distributed.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
+from otad_ray.errors import InputError
+
+RETRYABLE = frozenset({"interrupted"})
+
+
+def table(start: int, statuses: list[str], source: str = "first") -> pa.Table:
+    return pa.table({"id": range(start, start + len(statuses)), "status": statuses, "source": [source] * len(statuses)})
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> ShardedDirectory:
+    return ShardedDirectory.start(tmp_path / "out", kind="labels", identity={"l": 0.5}, rows=10, rows_per_shard=4)
+
+
+def test_shards_cover_the_rows(output: ShardedDirectory) -> None:
+    assert [(shard.start, shard.stop) for shard in output.shards] == [(0, 4), (4, 8), (8, 10)]
+    assert output.unfinished(RETRYABLE) == list(output.shards)
+
+
+def test_only_whole_shards_without_retryable_rows_are_finished(output: ShardedDirectory) -> None:
+    first, second, third = output.shards
+    write_shard(first.path(output.directory), table(0, ["solved", "relaxed", "failed", "infeasible"]))
+    write_shard(second.path(output.directory), table(4, ["solved", "interrupted", "solved", "solved"]))
+    write_shard(third.path(output.directory), table(8, ["solved", "solved"]))
+    assert output.unfinished(RETRYABLE) == [second]
+    path = third.path(output.directory)
+    path.write_bytes(path.read_bytes()[:-30])
+    assert output.unfinished(RETRYABLE) == [second, third]
+    write_shard(path, table(8, ["solved"]))
+    assert output.unfinished(RETRYABLE) == [second, third]
+    path.write_bytes(b"")
+    assert output.unfinished(RETRYABLE) == [second, third]
+
+
+def test_retryable_rows_are_replaced_and_no_others(tmp_path: Path) -> None:
+    shard = Shard(1, 4, 8)
+    assert read_finished_rows(shard, tmp_path, RETRYABLE)[1].tolist() == [4, 5, 6, 7]
+    write_shard(shard.path(tmp_path), table(4, ["solved", "interrupted", "solved", "interrupted"]))
+    previous, positions = read_finished_rows(shard, tmp_path, RETRYABLE)
+    assert positions.tolist() == [5, 7]
+    computed = pa.concat_tables([table(5, ["solved"], "second"), table(7, ["relaxed"], "second")])
+    merged = merge_rows(previous, computed, shard, positions)
+    assert merged["id"].to_pylist() == [4, 5, 6, 7]
+    assert merged["status"].to_pylist() == ["solved", "solved", "solved", "relaxed"]
+    assert merged["source"].to_pylist() == ["first", "second", "first", "second"]
+    write_shard(shard.path(tmp_path), merged)
+    assert read_finished_rows(shard, tmp_path, RETRYABLE)[1].tolist() == []
+
+
+def test_a_directory_belongs_to_one_result(output: ShardedDirectory, tmp_path: Path) -> None:
+    def start(**changes):
+        arguments = {"kind": "labels", "identity": {"l": 0.5}, "rows": 10, "rows_per_shard": 4, **changes}
+        return ShardedDirectory.start(output.directory, **arguments)
+
+    assert start(rows_per_shard=7).manifest["rows_per_shard"] == 4
+    with pytest.raises(InputError, match=r"was started with l = 0\.5, now it is 0\.6"):
+        start(identity={"l": 0.6})
+    start(identity={"l": 0.6}, may_differ=("l",))
+    with pytest.raises(InputError, match="holds 'labels', need a evaluation directory"):
+        start(kind="evaluation")
+    with pytest.raises(InputError, match="need rows_per_shard >= 1, got 0"):
+        start(rows_per_shard=0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").touch()
+    with pytest.raises(InputError, match="is not empty"):
+        ShardedDirectory.start(tmp_path / "other", kind="labels", identity={}, rows=1, rows_per_shard=1)
+
+
+def test_writes_are_whole_or_absent(tmp_path: Path) -> None:
+    def interrupted_file() -> None:
+        with atomic_file(tmp_path / "file") as temporary:
+            temporary.write_text("half")
+            raise KeyboardInterrupt
+
+    def interrupted_directory() -> None:
+        with atomic_directory(tmp_path / "directory") as temporary:
+            (temporary / "half").touch()
+            raise KeyboardInterrupt
+
+    for write in (interrupted_file, interrupted_directory):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    script = "import os, sys; from otad_ray.artifacts import _writer; print(_writer())"
+    dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    alive = dead.rpartition("-")[0] + f"-{os.getpid()}"
+    for writer in (dead, alive, "other_host-1"):
+        (tmp_path / f".shard-00000.parquet.tmp.{writer}").touch()
+    (tmp_path / f".memory.tmp.{dead}").mkdir()
+    remove_abandoned(tmp_path)
+    left = sorted(path.name.rpartition(".tmp.")[2] for path in tmp_path.iterdir())
+    assert left == sorted([alive, "other_host-1"])
+
+
+def test_positions(output: ShardedDirectory) -> None:
+    np.testing.assert_array_equal(Shard(2, 8, 10).positions, [8, 9])

@@ -1,0 +1,110 @@
+"""Backbones, their checkpoints and their training."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from otad_ray.data import data_set, load_all, open_split
+from otad_ray.errors import InputError
+from otad_ray.models import BACKBONES, BackboneConfig, build_backbone, load_backbone, save_backbone
+from otad_ray.training import EpochMetrics, TrainingConfig, accuracy, train_backbone
+
+
+def small(architecture: str = "fc_resnet", seed: int = 0) -> torch.nn.Module:
+    torch.manual_seed(seed)
+    return build_backbone(BackboneConfig(architecture=architecture, num_blocks=2), dimension=64, num_outputs=10)
+
+
+def test_a_new_resnet_is_the_identity() -> None:
+    inputs = torch.rand(5, 1, 8, 8)
+    backbone = small()
+    features, energy = backbone.transport(backbone.embed(inputs))
+    torch.testing.assert_close(features, inputs.flatten(1))
+    torch.testing.assert_close(energy, torch.zeros(5))
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_energy_is_that_of_the_path(architecture: str) -> None:
+    backbone = small(architecture)
+    torch.nn.init.normal_(backbone.blocks[0][2].weight, std=0.1)
+    points = torch.rand(4, 64)
+    path = [points]
+    for block in backbone.blocks:
+        path.append(block(path[-1]) + (path[-1] if architecture == "fc_resnet" else 0))
+    features, energy = backbone.transport(points)
+    torch.testing.assert_close(features, path[-1])
+    torch.testing.assert_close(energy, sum((b - a).square().sum(1) for a, b in pairwise(path)))
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_checkpoint_round_trip(tmp_path: Path, architecture: str) -> None:
+    backbone = small(architecture, seed=3)
+    save_backbone(tmp_path, backbone)
+    loaded = load_backbone(tmp_path)
+    inputs = torch.rand(3, 1, 8, 8)
+    torch.testing.assert_close(loaded(inputs), backbone(inputs), rtol=0, atol=0)
+    assert loaded.fingerprint() == backbone.fingerprint()
+    assert small(architecture, seed=4).fingerprint() != backbone.fingerprint()
+
+
+def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"backbone\.json"):
+        load_backbone(tmp_path)
+    save_backbone(tmp_path, small())
+    weights = tmp_path / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_backbone(tmp_path)
+    save_backbone(tmp_path, small())
+    config = tmp_path / "backbone.json"
+    config.write_text(config.read_text().replace('"num_blocks": 2', '"num_blocks": 3'))
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_backbone(tmp_path)
+    config.write_text(config.read_text().replace("fc_resnet", "fc_unknown"))
+    with pytest.raises(InputError, match="known: fc_resnet, fc_plain"):
+        load_backbone(tmp_path)
+
+
+def test_wrong_sample_size() -> None:
+    with pytest.raises(ValueError, match="64 values"):
+        small()(torch.rand(2, 1, 28, 28))
+
+
+@pytest.mark.parametrize("architecture", BACKBONES)
+def test_training_learns_digits(architecture: str) -> None:
+    train, test = (load_all(open_split(data_set("digits"), split)) for split in ("train", "test"))
+    history: list[EpochMetrics] = []
+    config = TrainingConfig(epochs=12, batch_size=64, learning_rate=0.1, energy_weight=0.0)
+    backbone = train_backbone(small(architecture), train.x, train.y, config, on_epoch=history.append)
+    assert [metrics.epoch for metrics in history] == list(range(1, 13))
+    assert history[-1].loss < history[0].loss / 4
+    assert accuracy(backbone, test.x, test.y) > 0.93
+    assert not backbone.training
+
+
+def test_training_is_deterministic_and_the_energy_weight_shortens_the_path() -> None:
+    train = load_all(open_split(data_set("digits"), "train"))
+    results = {}
+    for weight in (0.0, 0.0, 0.1):
+        history: list[EpochMetrics] = []
+        config = TrainingConfig(epochs=4, batch_size=64, learning_rate=0.1, energy_weight=weight)
+        backbone = train_backbone(small(), train.x, train.y, config, on_epoch=history.append)
+        fingerprint, energy = backbone.fingerprint(), history[-1].energy
+        assert results.setdefault(weight, (fingerprint, energy)) == (fingerprint, energy)
+    assert results[0.1][1] < results[0.0][1] / 3
+
+
+def test_a_diverging_run_says_so() -> None:
+    train = load_all(open_split(data_set("digits"), "train"))
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        train_backbone(small(), train.x, train.y, TrainingConfig(epochs=3, learning_rate=1e6))
+
+
+@pytest.mark.parametrize(
+    "change", [{"epochs": 0}, {"batch_size": 0}, {"learning_rate": -1.0}, {"energy_weight": float("nan")}]
+)
+def test_training_config_refuses(change: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(change))):
+        TrainingConfig(**change)

@@ -1,0 +1,50 @@
+"""What must work on a machine with PyTorch alone."""
+
+import subprocess
+import sys
+
+# The packages left of tracking, used end to end with every optional dependency missing.
+SCRIPT = """
+import sys, tempfile
+for name in ("ray", "mlflow", "faiss", "cvxpy", "mosek"):
+    sys.modules[name] = None
+import torch
+import otad_ray.evaluation, otad_ray.presets
+from otad_ray.cip import Regularity, integrate
+from otad_ray.data import data_set, load_all, open_split
+from otad_ray.defenses import OTAD, load_defense
+from otad_ray.memory import NeighborMemory
+from otad_ray.models import BackboneConfig, build_backbone
+from otad_ray.training import TrainingConfig, train_backbone
+
+train = load_all(open_split(data_set("digits"), "train"))
+net = build_backbone(BackboneConfig(num_blocks=1), dimension=64, num_outputs=10)
+train_backbone(net, train.x, train.y, TrainingConfig(epochs=1))
+points = train.x.flatten(1)
+with torch.no_grad(), tempfile.TemporaryDirectory() as root:
+    NeighborMemory.build(
+        root + "/memory", None, [points], [net.features(points)], [train.y], [train.ids],
+        provenance={"backbone": net.fingerprint()},
+    )
+    OTAD(net, NeighborMemory.load(root + "/memory")).save(root + "/defense")
+    assert load_defense(root + "/defense")(train.x[:5]).shape == (5, 10)
+"""
+
+
+def test_everything_left_of_tracking_runs_without_ray_mlflow_and_faiss() -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_cip_imports_torch_alone() -> None:
+    script = """
+import sys
+before = set(sys.modules)
+import torch
+allowed = set(sys.modules) | {"otad_ray"}
+import otad_ray.cip
+new = {name.split(".")[0] for name in set(sys.modules) - allowed} - {"otad_ray", "torch"}
+assert not new & {"cvxpy", "mosek", "scipy", "pyarrow", "sklearn", "ray", "mlflow", "faiss"}, new
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
