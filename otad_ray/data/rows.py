@@ -41,6 +41,10 @@ class Rows(Protocol):
         """Rows at ascending positions."""
         ...
 
+    def check(self) -> None:
+        """Read every id and label; InputError for repeated or missing ids and labels that are out of range."""
+        ...
+
 
 def iterate(rows: Rows, batch_size: int) -> Iterator[Batch]:
     """All rows in order of position, a batch at a time."""
@@ -70,6 +74,9 @@ class ArrayRows:
     def take(self, positions: np.ndarray) -> Batch:
         return Batch(*(torch.from_numpy(array[positions]) for array in self._arrays))
 
+    def check(self) -> None:
+        """Nothing to do: the arrays come from a library, not from a user."""
+
 
 class SubsetRows:
     """Some positions of other rows."""
@@ -87,13 +94,16 @@ class SubsetRows:
     def take(self, positions: np.ndarray) -> Batch:
         return self._rows.take(self._positions[positions])
 
+    def check(self) -> None:
+        self._rows.check()
+
 
 class ParquetRows:
-    """Rows of Parquet files, read a row group at a time; checked when opened.
+    """Rows of Parquet files, read a row group at a time.
 
     files: in the order of positions. columns: names of id, x and y. decode: table to float32 x.
     label_range: `[low, high)` of a class label, or None for real targets.
-    Raises InputError for missing, empty or truncated files, missing columns, repeated ids and labels out of range.
+    Raises InputError for missing, empty or truncated files and missing columns; only footers are read for that.
     """
 
     def __init__(
@@ -115,7 +125,7 @@ class ParquetRows:
         self._starts = [0, *accumulate(sizes)]
         if len(self) == 0:
             raise InputError(f"{files[0]} holds no rows")
-        self._check_ids_and_labels(files)
+        self._paths = [Path(path) for path in files]
         self._cached: tuple[int, pa.Table] | None = None
         self.fingerprint = _files_fingerprint(files)
         self.origin = str(Path(files[0]).parent)
@@ -147,7 +157,8 @@ class ParquetRows:
             self._cached = (index, file.read_row_group(group, columns=list(self._columns)))
         return self._cached[1]
 
-    def _check_ids_and_labels(self, files: Sequence[Path]) -> None:
+    def check(self) -> None:
+        files = self._paths
         id_column, _, label_column = self._columns
         try:
             tables = [file.read(columns=[id_column, label_column]) for file in self._files]

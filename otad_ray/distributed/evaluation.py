@@ -21,7 +21,7 @@ from otad_ray.errors import InputError
 from otad_ray.evaluation import StandardAccuracy, evaluate_batch
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
-from otad_ray.tracking import RunRecord, redacted
+from otad_ray.tracking import RunRecord, how_to_look, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -59,12 +59,12 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     check_solver(preset.integration.solver)
     check_num_actors(config.num_actors, config.address)
     _check_split(config)
-    root, tracking_uri = config.open_storage()
-    workspace = Workspace(preset, root, tracking_uri, config.build)
+    workspace = Workspace(config)
     _, backbone = ensure_backbone(workspace)
     memory = ensure_memory(workspace, search=config.search)
     knn, otads = _save_defenses(workspace, backbone, memory)
     rows = workspace.rows(config.split)
+    rows.check()
 
     identity = {
         "memory": memory.fingerprint,
@@ -80,11 +80,14 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         rows_per_shard=config.rows_per_shard,
     )
     otad_paths = tuple((name, str(path)) for name, path in otads.items())
-    task = EvaluateTask(preset.data_set, config.split, str(root / "data"), str(knn), otad_paths, config.search)
+    task = EvaluateTask(
+        preset.data_set, config.split, str(workspace.root / "data"), str(knn), otad_paths, config.search
+    )
     summary = run_unfinished(output, task, config, retryable=_RETRYABLE)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
         _finish(workspace, output, config.split, summary.seconds)
     _print_table(preset.name, output.manifest)
+    logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
     return {
         "evaluation": str(output.directory),
         "rows": output.manifest["rows"],
@@ -92,7 +95,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "solver": preset.integration.solver,
         **output.manifest["metrics"],
         "run_id": output.manifest["run_id"],
-        "tracking_uri": redacted(tracking_uri),
+        "tracking_uri": redacted(workspace.tracking_uri),
     }
 
 

@@ -13,12 +13,12 @@ from otad_ray.cip import check_solver
 from otad_ray.defenses.base import check_backbone
 from otad_ray.distributed.cluster import check_num_actors
 from otad_ray.distributed.options import ActorJobConfig
-from otad_ray.distributed.pipeline import Workspace, data_record, ensure_backbone, ensure_memory
+from otad_ray.distributed.pipeline import Workspace, ensure_backbone, ensure_memory
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.evaluation import LabelStatistics, label_figure
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory, label_rows
-from otad_ray.tracking import RunRecord, redacted
+from otad_ray.tracking import DataRecord, RunRecord, how_to_look, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,7 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
     """
     check_solver(config.preset.integration.solver)
     check_num_actors(config.num_actors, config.address)
-    root, tracking_uri = config.open_storage()
-    workspace = Workspace(config.preset, root, tracking_uri, config.build)
+    workspace = Workspace(config)
     memory = _open_memory(workspace, config)
     integration = config.preset.integration
     memory.check_neighbors(integration.neighbors, leave_one_out=True)
@@ -83,6 +82,8 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
     else:
         logger.info("every row is labeled already in %s", output.directory)
     manifest = output.manifest
+    logger.info("labels: %s", output.directory)
+    logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
     return {
         "labels": str(output.directory),
         "rows": manifest["rows"],
@@ -91,7 +92,7 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
         "solver": integration.solver,
         "statuses": manifest["statistics"]["statuses"],
         "run_id": manifest["run_id"],
-        "tracking_uri": redacted(tracking_uri),
+        "tracking_uri": redacted(workspace.tracking_uri),
     }
 
 
@@ -121,7 +122,7 @@ def _finish(workspace: Workspace, output: ShardedDirectory, memory: NeighborMemo
     )
     if retryable:
         logger.warning("%d rows were interrupted and can be tried again: run the same command", retryable)
-    output.update(run_id=workspace.track(_record(workspace, output, statistics, summary)))
+    output.update(run_id=workspace.track(_record(workspace, output, memory, statistics, summary)))
 
 
 def _reconcile(output: ShardedDirectory, memory: NeighborMemory) -> LabelStatistics:
@@ -136,7 +137,11 @@ def _reconcile(output: ShardedDirectory, memory: NeighborMemory) -> LabelStatist
 
 
 def _record(
-    workspace: Workspace, output: ShardedDirectory, statistics: LabelStatistics, summary: RunSummary
+    workspace: Workspace,
+    output: ShardedDirectory,
+    memory: NeighborMemory,
+    statistics: LabelStatistics,
+    summary: RunSummary,
 ) -> RunRecord:
     manifest = output.manifest
     relaxed = sum(count for relaxations, count in statistics.relaxations.items() if relaxations > 0)
@@ -154,7 +159,12 @@ def _record(
             "mean_relaxations": mean_relaxations,
             **{f"rows_{status}": count for status, count in statistics.statuses.items()},
         },
-        data=data_record(workspace, workspace.preset.training.rows),
+        data=DataRecord(
+            name=f"{workspace.preset.data_set}/{memory.manifest.get('split')}",
+            digest=memory.fingerprint,
+            origin=str(memory.directory),
+            rows=len(memory),
+        ),
         artifacts=(output.directory / MANIFEST, output.directory / _FIGURE),
         tags={"otad.directory": str(output.directory)},
     )

@@ -1,15 +1,13 @@
 """Options that every job takes: what to compute, and where and with what to run it."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
-from otad_ray.artifacts import storage_root
+from otad_ray.errors import InputError
 from otad_ray.memory import check_search
 from otad_ray.presets import Preset
-from otad_ray.tracking import default_tracking_uri
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +23,6 @@ class JobConfig:
     storage: str | None = None
     tracking_uri: str | None = None
     build: bool = True
-
-    def open_storage(self) -> tuple[Path, str]:
-        """The storage root, checked to be writable, and the tracking URI."""
-        root = storage_root(self.storage)
-        return root, default_tracking_uri(self.tracking_uri, root)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,3 +41,5 @@ class ActorJobConfig(JobConfig):
 
     def __post_init__(self) -> None:
         check_search(self.search)
+        if self.rows_per_shard < 1:
+            raise InputError(f"need rows_per_shard >= 1, got {self.rows_per_shard}")

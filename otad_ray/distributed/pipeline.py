@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,19 @@ from otad_ray.artifacts import (
     atomic_directory,
     content_hash,
     read_manifest,
+    storage_root,
     to_jsonable,
     versions,
     write_json,
 )
-from otad_ray.data import DataSet, Rows, data_set, load_all, open_split
+from otad_ray.data import DataSet, Rows, Split, data_set, load_all, open_split
 from otad_ray.data.rows import iterate
 from otad_ray.distributed.options import JobConfig
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone, build_backbone, load_backbone, save_backbone
 from otad_ray.presets import Preset
-from otad_ray.tracking import DataRecord, RunRecord, track
+from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
 from otad_ray.training import EpochMetrics, accuracy, train_backbone
 
 logger = logging.getLogger(__name__)
@@ -35,22 +35,25 @@ _BATCH_ROWS = 1024
 _EPOCHS_REPORTED = 12
 
 
-@dataclass(frozen=True)
 class Workspace:
     """A preset in a storage root: what its jobs share. build: whether a missing input may be made."""
 
-    preset: Preset
-    root: Path
-    tracking_uri: str
-    build: bool = True
+    def __init__(self, config: JobConfig) -> None:
+        self.preset = config.preset
+        self.build = config.build
+        self.root = storage_root(config.storage)
+        self.tracking_uri = default_tracking_uri(config.tracking_uri, self.root)
+        self._rows: dict[str, Rows] = {}
 
     @property
     def definition(self) -> DataSet:
         return data_set(self.preset.data_set)
 
-    def rows(self, split: str) -> Rows:
-        """Rows of a split of the preset's data set; downloads are kept below the root."""
-        return open_split(self.definition, split, cache=self.root / "data")  # type: ignore[arg-type]
+    def rows(self, split: Split) -> Rows:
+        """Rows of a split of the preset's data set, opened once; downloads are kept below the root."""
+        if split not in self._rows:
+            self._rows[split] = open_split(self.definition, split, cache=self.root / "data")
+        return self._rows[split]
 
     def directory(self, kind: str, identity: Any) -> Path:
         """`<root>/<preset>/<kind>/<hash>` for what the results depend on."""
@@ -69,7 +72,7 @@ class Workspace:
             )
 
 
-def data_record(workspace: Workspace, split: str) -> DataRecord:
+def data_record(workspace: Workspace, split: Split) -> DataRecord:
     """A split of the preset's data set as an input of a tracked run."""
     rows = workspace.rows(split)
     name = f"{workspace.preset.data_set}/{split}"
@@ -92,8 +95,9 @@ def _train(workspace: Workspace, rows: Rows, directory: Path, identity: dict[str
     preset, definition = workspace.preset, workspace.definition
     if definition.task != "classification":
         raise InputError(f"data set {definition.name!r} is for {definition.task}; only classifiers can be trained")
-    held_out_split = "validation" if preset.training.rows == "fit" else "test"
+    held_out_split: Split = "validation" if preset.training.rows == "fit" else "test"
     logger.info("training %s on %s (%d rows)", preset.backbone.architecture, preset.data_set, len(rows))
+    rows.check()
     batch = load_all(rows)
     torch.manual_seed(preset.training.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -165,6 +169,7 @@ def _check_neighbors(preset: Preset, rows: int) -> None:
 def _build_memory(
     workspace: Workspace, rows: Rows, backbone_directory: Path, backbone: Backbone, directory: Path
 ) -> None:
+    rows.check()
     logger.info("building the memory of %d rows in %s", len(rows), directory)
     # Consumed in lockstep, so each branch holds at most one batch.
     points, features, labels, ids = tee(_embedded(rows, backbone), 4)
@@ -208,7 +213,7 @@ def _embedded(rows: Rows, backbone: Backbone) -> Iterator[tuple[Tensor, Tensor, 
 
 def run_training(config: JobConfig) -> dict[str, Any]:
     """The training job; what the last line of its output says."""
-    workspace = _workspace(config)
+    workspace = Workspace(config)
     directory, _ = ensure_backbone(workspace)
     manifest = read_manifest(directory, kind="backbone")
     return {"backbone": str(directory), "rows": manifest["rows"], **manifest["metrics"]}
@@ -216,10 +221,5 @@ def run_training(config: JobConfig) -> dict[str, Any]:
 
 def run_memory_build(config: JobConfig) -> dict[str, Any]:
     """The memory job; what the last line of its output says."""
-    memory = ensure_memory(_workspace(config))
+    memory = ensure_memory(Workspace(config))
     return {"memory": str(memory.directory), "rows": len(memory), "dimension": memory.points.shape[1]}
-
-
-def _workspace(config: JobConfig) -> Workspace:
-    root, tracking_uri = config.open_storage()
-    return Workspace(config.preset, root, tracking_uri, config.build)

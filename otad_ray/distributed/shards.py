@@ -89,8 +89,6 @@ class ShardedDirectory:
         may_differ: tuple[str, ...] = (),
     ) -> Self:
         """Start or continue a directory; InputError where it holds another result, apart from `may_differ`."""
-        if rows_per_shard < 1:
-            raise InputError(f"need rows_per_shard >= 1, got {rows_per_shard}")
         directory.mkdir(parents=True, exist_ok=True)
         remove_abandoned(directory)
         if (directory / MANIFEST).exists():

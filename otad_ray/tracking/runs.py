@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -68,6 +69,13 @@ def redacted(uri: str) -> str:
     if "@" not in parts.netloc:
         return uri
     return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+
+
+def how_to_look(uri: str) -> str:
+    """What a person does to see the runs: a command where the store is a local file, else the address."""
+    if uri.startswith(("http://", "https://")):
+        return redacted(uri)
+    return f"{Path(sys.executable).with_name('mlflow')} ui --host 127.0.0.1 --backend-store-uri {redacted(uri)}"
 
 
 def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:

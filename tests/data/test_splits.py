@@ -103,13 +103,13 @@ def test_refuses_repeated_ids_across_files(tiny_data: Path) -> None:
     write_images(tiny_data / "train" / "a.parquet", 20)
     write_images(tiny_data / "train" / "b.parquet", 5, first_id=18)
     with pytest.raises(InputError, match=r"2 ids occur more than once, first \[18, 19\]"):
-        open_split(tiny(), "train")
+        open_split(tiny(), "train").check()
 
 
 def test_refuses_labels_out_of_range(tiny_data: Path) -> None:
     write_images(tiny_data / "train" / "a.parquet", 3, labels=np.array([0, 3, 1]))
     with pytest.raises(InputError, match=r"label 3 of id 1 is outside 0\.\.2"):
-        open_split(tiny(), "train")
+        open_split(tiny(), "train").check()
 
 
 def test_refuses_missing_columns_and_rows(tiny_data: Path) -> None:
@@ -138,7 +138,7 @@ def test_refuses_missing_values(tiny_data: Path) -> None:
     table = pa.table({"id": [1, 2], "image": pa.array([b"abcd", b"abcd"], pa.binary(4)), "label": [0, None]})
     pq.write_table(table, tiny_data / "train" / "a.parquet")
     with pytest.raises(InputError, match="column 'label' has 1 missing"):
-        open_split(tiny(), "train")
+        open_split(tiny(), "train").check()
 
 
 def test_a_failed_fetch_leaves_no_cache(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from otad_ray.distributed.cli import main, parse
 from otad_ray.distributed.labels import LabelJobConfig
+from otad_ray.distributed.pipeline import Workspace
 from otad_ray.errors import InputError
 
 
@@ -77,12 +78,11 @@ def test_an_error_keeps_its_traceback_if_it_is_ours(monkeypatch: pytest.MonkeyPa
 
 def test_storage_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OTAD_STORAGE", str(tmp_path / "a"))
-    root, uri = parse(LabelJobConfig, [], description="").open_storage()
-    assert root == tmp_path / "a"
-    assert uri == f"sqlite:///{tmp_path / 'a' / 'mlflow.db'}"
-    root, uri = parse(
-        LabelJobConfig, ["--storage", str(tmp_path / "b"), "--tracking-uri", "http://host:5000"], description=""
-    ).open_storage()
-    assert (root, uri) == (tmp_path / "b", "http://host:5000")
-    with pytest.raises(InputError):
-        parse(LabelJobConfig, ["--storage", "/proc/otad"], description="").open_storage()
+    workspace = Workspace(parse(LabelJobConfig, [], description=""))
+    assert workspace.root == tmp_path / "a"
+    assert workspace.tracking_uri == f"sqlite:///{tmp_path / 'a' / 'mlflow.db'}"
+    options = ["--storage", str(tmp_path / "b"), "--tracking-uri", "http://host:5000"]
+    workspace = Workspace(parse(LabelJobConfig, options, description=""))
+    assert (workspace.root, workspace.tracking_uri) == (tmp_path / "b", "http://host:5000")
+    with pytest.raises(InputError, match="cannot be written"):
+        Workspace(parse(LabelJobConfig, ["--storage", "/proc/otad"], description=""))

@@ -14,7 +14,7 @@ from otad_ray.errors import InputError
 from otad_ray.evaluation import relative_error
 from otad_ray.training import accuracy
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
 
 
 def config(storage: Path, **fields) -> EvaluateConfig:

@@ -19,7 +19,7 @@ from otad_ray.distributed.shards import write_shard
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 
-pytestmark = pytest.mark.usefixtures("cluster")
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
 
 
 @pytest.fixture(scope="module")

@@ -71,8 +71,6 @@ def test_a_directory_belongs_to_one_result(output: ShardedDirectory, tmp_path: P
     start(identity={"l": 0.6}, may_differ=("l",))
     with pytest.raises(InputError, match="holds 'labels', need a evaluation directory"):
         start(kind="evaluation")
-    with pytest.raises(InputError, match="need rows_per_shard >= 1, got 0"):
-        start(rows_per_shard=0)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(InputError, match="is not empty"):
