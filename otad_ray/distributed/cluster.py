@@ -39,8 +39,9 @@ def ray_session(address: str | None = None) -> Iterator[None]:
         # The spare CPU need not be a core of its own: as many actors as cores can work.
         cpus = (os.cpu_count() or 1) + _SPARE_CPUS
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    # Ray Data tells of every execution; the jobs say themselves what they do.
+    # Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     try:
         yield
     finally:

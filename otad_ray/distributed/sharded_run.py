@@ -8,13 +8,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
+from tqdm import tqdm
 
 from otad_ray.distributed.cluster import choose_num_actors, ray_session
 from otad_ray.distributed.options import ActorJobConfig
@@ -62,13 +63,14 @@ class ShardActor:
         self._retryable = retryable
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        columns: dict[str, list[Any]] = {"rows": [], "started": [], "finished": []}
+        """Shards as columns index, start and stop; the same with rows computed and the times of start and end."""
+        computed, started, finished = [], [], []
         for index, start, stop in zip(batch["index"], batch["start"], batch["stop"], strict=True):
-            started = time.time()
-            columns["rows"].append(self._write(Shard(int(index), int(start), int(stop))))
-            columns["started"].append(started)
-            columns["finished"].append(time.time())
-        return {name: np.array(values) for name, values in columns.items()}
+            started.append(time.time())
+            computed.append(self._write(Shard(int(index), int(start), int(stop))))
+            finished.append(time.time())
+        times = {"started": np.array(started), "finished": np.array(finished)}
+        return {**batch, "computed": np.array(computed), **times}
 
     def _write(self, shard: Shard) -> int:
         previous, positions = read_finished_rows(shard, self._directory, self._retryable)
@@ -98,7 +100,7 @@ def _run(
     todo: Sequence[Shard], task: ShardTask, directory: Path, num_actors: int, retryable: frozenset[str]
 ) -> RunSummary:
     context = DataContext.get_current()
-    context.enable_progress_bars = sys.stderr.isatty()
+    context.enable_progress_bars = False
     context.print_on_execution_start = False
     with warnings.catch_warnings():
         # Restarts are bounded only through these arguments, and have no successor yet.
@@ -114,9 +116,13 @@ def _run(
             max_task_retries=_MAX_TASK_RETRIES,
         )
     rows, first, last = 0, float("inf"), 0.0
-    for done in dataset.iter_rows():
-        rows += int(done["rows"])
-        first, last = min(first, done["started"]), max(last, done["finished"])
+    # Ray Data's own bars count blocks; people wait for rows.
+    total = sum(shard.stop - shard.start for shard in todo)
+    with tqdm(total=total, unit="row", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        for done in dataset.iter_rows():
+            bar.update(int(done["stop"] - done["start"]))
+            rows += int(done["computed"])
+            first, last = min(first, done["started"]), max(last, done["finished"])
     return RunSummary(rows, last - first, num_actors)
 
 

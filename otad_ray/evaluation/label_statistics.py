@@ -57,7 +57,9 @@ def label_figure(statistics: LabelStatistics, title: str) -> Figure:
     panels = figure.subplots(1, 3)
     _bars(panels[0], statistics.relaxations, "relaxations of (l, L)")
     _bars(panels[1], statistics.support, "neighbors with weight")
-    _bars(panels[2], statistics.residual_decades, "relative duality gap, power of ten")
+    _bars(
+        panels[2], statistics.residual_decades, f"relative duality gap, power of ten ({_RESIDUAL_DECADES[0]}: or less)"
+    )
     panels[0].set_ylabel("rows")
     figure.suptitle(title)
     return figure

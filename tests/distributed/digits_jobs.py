@@ -41,14 +41,14 @@ def job_command(script: str, *options: str) -> list[str]:
     return [sys.executable, str(REPOSITORY / "jobs" / script), *options]
 
 
-def run_job(script: str, *options: str, **environment: str) -> dict[str, Any]:
+def run_job(script: str, *options: str, timeout: float = 240, **environment: str) -> dict[str, Any]:
     """Run a job to its end in a process of its own; its last line of output."""
     done = subprocess.run(
         job_command(script, *options),
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=timeout,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
