@@ -159,6 +159,8 @@ def _record(
             "mean_relaxations": mean_relaxations,
             **{f"rows_{status}": count for status, count in statistics.statuses.items()},
         },
+        # A chart of rows over the number of relaxations: the step is that number.
+        series={"rows_by_relaxations": sorted(statistics.relaxations.items())},
         data=DataRecord(
             name=f"{workspace.preset.data_set}/{memory.manifest.get('split')}",
             digest=memory.fingerprint,

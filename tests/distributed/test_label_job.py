@@ -93,6 +93,8 @@ def test_tracked_run(result: dict) -> None:
     assert run.data.metrics["rows"] == ROWS
     assert run.data.metrics["rows_per_second"] == pytest.approx(result["rows_per_second"])
     assert run.data.metrics["rows_relaxed"] == result["statuses"]["relaxed"]
+    history = client.get_metric_history(result["run_id"], "rows_by_relaxations")
+    assert sum(point.value for point in history if point.step > 0) == result["statuses"]["relaxed"]
     (used,) = run.inputs.dataset_inputs
     assert used.dataset.name == "digits/train"
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"manifest.json", "label-statistics.png"}
