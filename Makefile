@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	@$(BIN)/python jobs/label_qcp.py digits
 	@$(BIN)/python jobs/evaluate.py digits
+	@$(BIN)/python jobs/label_qcp.py digits
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup

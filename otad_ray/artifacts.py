@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ from typing import Any
 from otad_ray.errors import InputError
 
 MANIFEST = "manifest.json"
+# Tells this process from earlier ones of the same number.
+_START = secrets.token_hex(4)
 _VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
 
 
@@ -71,8 +74,22 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(to_jsonable(value), indent=2, sort_keys=True) + "\n")
 
 
-def read_manifest(directory: Path, *, kind: str) -> dict[str, Any]:
-    """The manifest of an artifact of this kind; InputError where it is missing, broken or of another kind."""
+def write_json_once(path: Path, value: Any) -> bool:
+    """Write a JSON file unless it exists; whether this call wrote it. Of several writers exactly one does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
+    temporary.write_text(json.dumps(to_jsonable(value), indent=2, sort_keys=True) + "\n")
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def read_manifest(directory: Path, *, kind: str, fields: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The manifest of an artifact; InputError where it is missing, broken, of another kind or lacks a field."""
     path = Path(directory) / MANIFEST
     try:
         manifest = json.loads(path.read_text())
@@ -83,6 +100,9 @@ def read_manifest(directory: Path, *, kind: str) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("kind") != kind:
         found = manifest.get("kind") if isinstance(manifest, dict) else type(manifest).__name__
         raise InputError(f"{directory} holds {found!r}, need a {kind} directory")
+    for field in fields:
+        if field not in manifest:
+            raise InputError(f"{path} lacks {field!r}; delete {directory} and build it again")
     return manifest
 
 
@@ -130,11 +150,18 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file or directory is one of somebody's unfinished writes."""
+    return path.name.startswith(".") and ".tmp." in path.name
+
+
 def remove_abandoned(directory: Path) -> None:
     """Remove temporaries left in `directory` by processes of this host that are gone."""
-    for temporary in directory.glob(".*.tmp.*"):
-        host, _, process = temporary.name.rpartition(".tmp.")[2].rpartition("-")
-        if host != _host() or not process.isdigit() or _is_running(int(process)):
+    for temporary in filter(is_temporary, directory.iterdir()):
+        host, process, start = temporary.name.rpartition(".tmp.")[2].rsplit("-", 2)
+        # A container's next life has its last one's host name and process number.
+        own = int(process) == os.getpid()
+        if host != _host() or (start == _START if own else _is_running(int(process))):
             continue
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
@@ -151,7 +178,7 @@ def _host() -> str:
 
 
 def _writer() -> str:
-    return f"{_host()}-{os.getpid()}"
+    return f"{_host()}-{os.getpid()}-{_START}"
 
 
 def _is_running(process: int) -> bool:

@@ -46,7 +46,7 @@ _ALL = (
     Preset(
         name="mnist",
         data_set="mnist",
-        training=TrainingConfig(epochs=12, batch_size=128, learning_rate=0.05, energy_weight=0.0001),
+        training=TrainingConfig(epochs=12, batch_size=128, learning_rate=0.05, energy_weight=0.001),
         integration=IntegrationConfig(neighbors=10, regularity=_PAPER_REGULARITY),
     ),
 )

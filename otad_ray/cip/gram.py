@@ -68,6 +68,21 @@ def gram_blocks(
     return GramBlocks(gram_points, gram_features, gram_cross, epsilon)
 
 
+def check_neighborhoods(points: Tensor, features: Tensor) -> None:
+    """ValueError unless points and features are (B, K, D) with K, D >= 1, both float32 or both float64."""
+    if points.dim() != 3 or points.shape[1] < 1 or points.shape[2] < 1:
+        raise ValueError(f"need points (B, K, D) with K >= 1 and D >= 1, got {tuple(points.shape)}")
+    if points.shape != features.shape:
+        raise ValueError(
+            f"points and features (B, K, D) must agree, got {tuple(points.shape)} and {tuple(features.shape)}"
+        )
+    if points.dtype != features.dtype or points.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            "query, points and features must all be float32 or all float64, "
+            f"got points {points.dtype} and features {features.dtype}"
+        )
+
+
 def _block_products(
     query: Tensor | None, points: Tensor, features: Tensor, projected: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otad_ray.cip.gram import GramBlocks, gram_blocks
+from otad_ray.cip.gram import GramBlocks, check_neighborhoods, gram_blocks
 from otad_ray.cip.potentials import Potentials, potentials_from_gram
 from otad_ray.cip.program import CipProgram, CrossTerm, cip_program
 from otad_ray.cip.regularity import Regularity
@@ -79,9 +79,13 @@ def integrate(
 
     With the dual solver the feature and the value are differentiable in query, points, features and
     potentials for a fixed neighbor set. A row that is not solved still returns a convex combination of
-    its `w_i`. Raises ValueError for shapes, dtypes or names that do not fit.
+    its `w_i`. Raises ValueError for shapes, dtypes or names that do not fit, and for another solver where a
+    gradient is asked for: without it an attack would be misled in silence.
     """
-    _check_shapes(query, points, features, potentials)
+    check_neighborhoods(points, features)
+    _check_query(query, points, potentials)
+    if solver != DUAL:
+        _refuse_gradient(solver, query, points, features, potentials)
     blocks = gram_blocks(query, points, features)
     solve: Callable[[CipProgram], _ProgramSolution] = _solve_dual
     if solver != DUAL:
@@ -129,8 +133,9 @@ def _integrate_blocks(
     usable = solvable & (result.status == Status.SOLVED).unsqueeze(1)
     uniform = torch.full_like(result.weights, 1.0 / blocks.num_neighbors)
     value = result.value + program.level_shift.squeeze(1)
+    solved = (status == Status.SOLVED) | (status == Status.RELAXED)
     solution = GramSolution(
-        value=torch.where(usable.squeeze(1), value, torch.nan),
+        value=torch.where(solved, value, torch.nan),
         weights=torch.where(usable, result.weights, uniform),
         potentials=torch.where(solvable, found.potentials, torch.nan),
         smoothness_used=found.smoothness_used,
@@ -176,15 +181,20 @@ def _solve_rows(program: CipProgram, centers: Tensor, solve_row: RowSolver) -> _
     weights = torch.full_like(program.levels, 1.0 / program.levels.shape[1])
     value = torch.full_like(program.levels[:, 0], torch.nan)
     status = torch.empty_like(value, dtype=torch.int64)
-    middle = centers.mean(1, keepdim=True)
-    centered = (centers - middle).cpu().numpy()
-    levels = program.levels.detach().cpu().numpy()
+    # Conic solvers stop at absolute tolerances: give them offsets and levels of size one.
+    centered = centers - centers.mean(1, keepdim=True)
+    scale = program.scale()
+    radius = centered.norm(dim=2).amax(1)
+    radius = torch.where(radius > 0, radius, torch.ones_like(radius))
+    offsets = (centered / radius.view(-1, 1, 1)).cpu().numpy()
+    levels = (program.levels.detach() / scale.unsqueeze(1)).cpu().numpy()
+    curvature = (program.kappa * radius**2 / scale).tolist()
     for row in range(len(levels)):
-        result = solve_row(centered[row], levels[row], program.kappa)
+        result = solve_row(offsets[row], levels[row], curvature[row])
         status[row] = int(result.status)
         if result.weights is not None and result.value is not None:
             weights[row] = torch.as_tensor(result.weights)
-            value[row] = result.value
+            value[row] = result.value * scale[row]
     return _ProgramSolution(weights, value, status, _CONIC_TOLERANCE)
 
 
@@ -202,29 +212,29 @@ def _centers(query: Tensor, points: Tensor, features: Tensor, displacement: floa
 
 
 def _combine(weights: Tensor, query: Tensor, points: Tensor, features: Tensor, displacement: float) -> Tensor:
-    """`sum_i s_i w_i = sum_i s_i z_i + a (x - sum_i s_i x_i)`."""
+    """`sum_i s_i w_i`, centered over the neighbors: large common parts would cost the differences their digits."""
     weights = weights.to(features.dtype).unsqueeze(1)
-    feature = (weights @ features).squeeze(1)
-    if displacement == 0:
-        return feature
-    return feature + displacement * (query - (weights @ points).squeeze(1))
+    center = features.mean(1, keepdim=True)
+    feature = center + weights @ (features - center)
+    if displacement != 0:
+        middle = points.mean(1, keepdim=True)
+        feature = feature + displacement * (query.unsqueeze(1) - middle - weights @ (points - middle))
+    return feature.squeeze(1)
 
 
-def _check_shapes(query: Tensor, points: Tensor, features: Tensor, potentials: Tensor | None) -> None:
-    if query.dim() != 2 or points.dim() != 3 or points.shape[1] < 1:
+def _refuse_gradient(solver: str, *tensors: Tensor | None) -> None:
+    if torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors):
+        raise ValueError(f"solver {solver!r} has no gradient; use solver 'dual', or torch.no_grad()")
+
+
+def _check_query(query: Tensor, points: Tensor, potentials: Tensor | None) -> None:
+    if query.dim() != 2 or query.shape != points.shape[::2]:
         raise ValueError(
-            "need query (B, D) and points (B, K, D) with K >= 1, "
-            f"got query {tuple(query.shape)} and points {tuple(points.shape)}"
+            f"query must be (B, D) = {tuple(points.shape[::2])}, as points (B, K, D), got {tuple(query.shape)}"
         )
-    if points.shape != features.shape or points.shape[::2] != query.shape:
+    if query.dtype != points.dtype:
         raise ValueError(
-            "query (B, D), points (B, K, D) and features (B, K, D) must agree, "
-            f"got {tuple(query.shape)}, {tuple(points.shape)} and {tuple(features.shape)}"
-        )
-    if not (query.dtype == points.dtype == features.dtype and query.dtype in (torch.float32, torch.float64)):
-        raise ValueError(
-            "query, points and features must all be float32 or all float64, "
-            f"got {query.dtype}, {points.dtype} and {features.dtype}"
+            f"query, points and features must all be float32 or all float64, got {query.dtype} and {points.dtype}"
         )
     if potentials is not None and potentials.shape != points.shape[:2]:
         raise ValueError(f"potentials must be (B, K) = {tuple(points.shape[:2])}, got {tuple(potentials.shape)}")

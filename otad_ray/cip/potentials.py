@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from otad_ray.cip.gram import GramBlocks, gram_blocks
+from otad_ray.cip.gram import GramBlocks, check_neighborhoods, gram_blocks
 from otad_ray.cip.regularity import Regularity
 
 
@@ -36,8 +36,10 @@ def brenier_potentials(points: Tensor, features: Tensor, regularity: Regularity)
     """Potentials of `points` (B, K, D) with gradients `features` (B, K, D), inequality (15).
 
     The regularity is relaxed per row, as in Algorithm 2, to the first step at which potentials exist.
-    Differentiable in points and features (a subgradient: the longest paths').
+    Differentiable in points and features (a subgradient: the longest paths'). Raises ValueError for shapes or
+    dtypes that do not fit.
     """
+    check_neighborhoods(points, features)
     return potentials_from_gram(gram_blocks(None, points, features), regularity)
 
 

@@ -37,6 +37,8 @@ class Regularity:
         for name in ("relax_smoothness", "relax_strong_convexity", "max_relaxations"):
             if getattr(self, name) < 0:
                 raise ValueError(f"need {name} >= 0, got {getattr(self, name)}")
+        if not isinstance(self.max_relaxations, int):
+            raise ValueError(f"max_relaxations must be a whole number, got {self.max_relaxations}")
 
     @property
     def kappa(self) -> float:

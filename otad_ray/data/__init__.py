@@ -1,7 +1,18 @@
 """Data sets: what they are, where their rows come from, and their fixed splits."""
 
 from otad_ray.data.catalog import DATA_SETS, data_set
-from otad_ray.data.definition import SPLITS, DataSet, Split, open_split
+from otad_ray.data.definition import SPLITS, DataFolders, DataSet, Split, open_split
 from otad_ray.data.rows import Batch, Rows, load_all
 
-__all__ = ["DATA_SETS", "SPLITS", "Batch", "DataSet", "Rows", "Split", "data_set", "load_all", "open_split"]
+__all__ = [
+    "DATA_SETS",
+    "SPLITS",
+    "Batch",
+    "DataFolders",
+    "DataSet",
+    "Rows",
+    "Split",
+    "data_set",
+    "load_all",
+    "open_split",
+]

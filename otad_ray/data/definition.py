@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, Self, get_args
 
 import numpy as np
 
@@ -18,11 +18,30 @@ SPLITS: tuple[str, ...] = get_args(Split)
 _VALIDATION_SEED = 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataFolders:
+    """Where data sets lie: below `given`, the user's own, and else below `cache`, where downloads are kept."""
+
+    given: Path | None = None
+    cache: Path | None = None
+
+    @classmethod
+    def from_environment(cls, *, cache: Path | None = None) -> Self:
+        """`given` is OTAD_DATA, made absolute so that other processes and machines find the same."""
+        named = os.environ.get("OTAD_DATA")
+        if not named:
+            return cls(cache=cache)
+        given = Path(named).expanduser().absolute()
+        if not given.is_dir():
+            raise InputError(f"OTAD_DATA is {given}, which is no folder; correct it or unset it")
+        return cls(given=given, cache=cache)
+
+
 class Source(Protocol):
     """Where the published parts of a data set come from."""
 
-    def open(self, definition: "DataSet", part: str, cache: Path | None) -> Rows:
-        """Rows of the published part "train" or "test"; downloads go to `cache`."""
+    def open(self, definition: "DataSet", part: str, folders: "DataFolders") -> Rows:
+        """Rows of the published part "train" or "test"."""
         ...
 
 
@@ -53,15 +72,16 @@ class DataSet:
         return len(self.class_names) if self.task == "classification" else 1
 
 
-def open_split(definition: DataSet, split: Split, *, cache: Path | None = None) -> Rows:
-    """Rows of a split; ids are unique within it.
+def open_split(definition: DataSet, split: Split, folders: DataFolders | None = None) -> Rows:
+    """Rows of a split; ids are unique within it. folders: where to look, by default OTAD_DATA alone.
 
     train: the published training part. validation: a fixed tenth of it, by a seeded permutation of the
     positions, for choosing hyperparameters. fit: the rest of it. test: the published test part.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
-    rows = definition.source.open(definition, "test" if split == "test" else "train", cache)
+    folders = folders or DataFolders.from_environment()
+    rows = definition.source.open(definition, "test" if split == "test" else "train", folders)
     if split in ("train", "test"):
         return rows
     order = np.random.default_rng(_VALIDATION_SEED).permutation(len(rows))
@@ -76,13 +96,13 @@ class EmbeddedSource:
     library: str
     load: Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-    def open(self, definition: DataSet, part: str, cache: Path | None) -> Rows:
+    def open(self, definition: DataSet, part: str, folders: DataFolders) -> Rows:
         return ArrayRows(*self.load(part), origin=self.library)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParquetSource:
-    """Parquet below `$OTAD_DATA/<name>/<part>/`, else below `<cache>/<name>/<part>/`, where `fetch` puts it.
+    """Parquet in `<name>/<part>/` below the given folder, else below the cache, where `fetch` puts it.
 
     fetch: writes both parts into the directory it is given, or raises; what it wrote is used only if it ends.
     """
@@ -91,22 +111,19 @@ class ParquetSource:
     fetch: Callable[[Path], None]
     columns: tuple[str, str, str] = ("id", "image", "label")
 
-    def open(self, definition: DataSet, part: str, cache: Path | None) -> Rows:
-        files = self._files(definition, part, cache)
+    def open(self, definition: DataSet, part: str, folders: DataFolders) -> Rows:
+        files = self._files(definition, part, folders)
         label_range = (0, len(definition.class_names)) if definition.task == "classification" else None
         return ParquetRows(files, columns=self.columns, decode=self.decode, label_range=label_range)
 
-    def _files(self, definition: DataSet, part: str, cache: Path | None) -> list[Path]:
-        given = os.environ.get("OTAD_DATA")
-        if given:
-            directory = Path(given) / definition.name
-            if directory.is_dir():
-                return _parquet_files(directory / part)
-        if cache is None:
+    def _files(self, definition: DataSet, part: str, folders: DataFolders) -> list[Path]:
+        if folders.given is not None and (folders.given / definition.name).is_dir():
+            return _parquet_files(folders.given / definition.name / part)
+        if folders.cache is None:
             raise InputError(
-                f"data set {definition.name!r} is not in OTAD_DATA ({given or 'not set'}) and no cache is given"
+                f"data set {definition.name!r} is not in OTAD_DATA ({folders.given or 'not set'}) and no cache is given"
             )
-        directory = cache / definition.name
+        directory = folders.cache / definition.name
         if not directory.is_dir():
             with atomic_directory(directory) as temporary:
                 self.fetch(temporary)

@@ -1,6 +1,8 @@
 """Image data sets: decoders and fetchers."""
 
 import hashlib
+import tempfile
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +14,31 @@ from otad_ray.errors import InputError
 
 _ROWS_PER_GROUP = 5000
 
-# SHA-256 of the 8-bit pixels of both parts, in the official order: whatever the download route, only the published
-# images in the published order are accepted.
-_MNIST_PIXELS = {
-    "train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-    "test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+# SHA-256 of the 8-bit pixels and labels of both parts, in the official order: whatever the download route, only the
+# published images in the published order are accepted.
+_MNIST_DIGESTS = {
+    "train": (
+        "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+        "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+    ),
+    "test": (
+        "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+        "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+    ),
 }
 
 
 def raw_pixels(shape: tuple[int, ...], column: str = "image") -> Decoder:
     """Decoder of 8-bit pixels stored as bytes: float32 (n, *shape) in [0, 1]."""
+    size = prod(shape)
 
     def decode(table: pa.Table) -> np.ndarray:
-        pixels = np.frombuffer(b"".join(table[column].to_pylist()), dtype=np.uint8)
+        images = table[column].to_pylist()
+        wrong = next((image for image in images if image is None or len(image) != size), b"")
+        if wrong != b"":
+            found = "a missing value" if wrong is None else f"{len(wrong)} bytes"
+            raise ValueError(f"column {column!r} needs {size} bytes a sample (shape {shape}), found {found}")
+        pixels = np.frombuffer(b"".join(images), dtype=np.uint8)
         return pixels.reshape(-1, *shape).astype(np.float32) / 255
 
     return decode
@@ -46,7 +60,8 @@ def fetch_mnist(directory: Path) -> None:
     from sklearn.datasets import fetch_openml
 
     try:
-        bunch = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff", data_home=directory / "openml")
+        with tempfile.TemporaryDirectory(dir=directory) as download:
+            bunch = fetch_openml("mnist_784", version=1, as_frame=False, parser="liac-arff", data_home=download)
     except Exception as error:
         raise InputError(
             f"mnist could not be fetched from OpenML ({type(error).__name__}: {error}); set OTAD_DATA to a folder that "
@@ -54,16 +69,18 @@ def fetch_mnist(directory: Path) -> None:
         ) from error
     pixels, labels = bunch.data.astype(np.uint8), bunch.target.astype(np.int64)
     for part, rows in (("train", slice(0, 60000)), ("test", slice(60000, None))):
-        write_pixels(directory / part, pixels[rows], labels[rows], expected=_MNIST_PIXELS[part])
+        write_pixels(directory / part, pixels[rows], labels[rows], expected=_MNIST_DIGESTS[part])
 
 
-def write_pixels(directory: Path, pixels: np.ndarray, labels: np.ndarray, *, expected: str) -> None:
-    """Write images (n, D) uint8 as Parquet; InputError unless their SHA-256 is `expected`."""
-    found = hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
-    if found != expected:
-        raise InputError(
-            f"{directory.name} part: the images' SHA-256 is {found}, expected {expected}; nothing was kept"
-        )
+def write_pixels(directory: Path, pixels: np.ndarray, labels: np.ndarray, *, expected: tuple[str, str]) -> None:
+    """Write images (n, D) uint8 and labels (n,) as Parquet; InputError unless their SHA-256 are as `expected`."""
+    contents = {"images": pixels, "labels": labels.astype(np.uint8)}
+    for (name, array), digest in zip(contents.items(), expected, strict=True):
+        found = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+        if found != digest:
+            raise InputError(
+                f"{directory.name} part: the {name} have SHA-256 {found}, expected {digest}; nothing was kept"
+            )
     directory.mkdir(parents=True)
     image = pa.array([row.tobytes() for row in pixels], pa.binary(pixels.shape[1]))
     table = pa.table({"id": np.arange(len(pixels)), "image": image, "label": labels})

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from otad_ray.errors import InputError
 
+# Table to float32 samples, one per row; ValueError for a sample of another size.
 Decoder = Callable[[pa.Table], np.ndarray]
 
 
@@ -42,7 +43,7 @@ class Rows(Protocol):
         ...
 
     def check(self) -> None:
-        """Read every id and label; InputError for repeated or missing ids and labels that are out of range."""
+        """Read every row; InputError for ids that repeat, labels out of range, and samples that cannot be used."""
         ...
 
 
@@ -119,13 +120,13 @@ class ParquetRows:
         self._columns = columns
         self._decode = decode
         self._label_range = label_range
-        self._files = [_open_parquet(Path(path), columns) for path in files]
+        label_kinds = "iu" if label_range is not None else "iuf"
+        self._files = [_open_parquet(Path(path), columns, label_kinds) for path in files]
         self._groups = [(file, group) for file in self._files for group in range(file.metadata.num_row_groups)]
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._starts = [0, *accumulate(sizes)]
         if len(self) == 0:
             raise InputError(f"{files[0]} holds no rows")
-        self._paths = [Path(path) for path in files]
         self._cached: tuple[int, pa.Table] | None = None
         self.fingerprint = _files_fingerprint(files)
         self.origin = str(Path(files[0]).parent)
@@ -145,62 +146,77 @@ class ParquetRows:
         table = pa.concat_tables(parts)
         id_column, _, label_column = self._columns
         labels = table[label_column].to_numpy()
+        try:
+            x = self._decode(table)
+        except ValueError as error:
+            raise InputError(f"{self.origin}: {error}") from error
         return Batch(
             torch.from_numpy(table[id_column].to_numpy().astype(np.int64)),
-            torch.from_numpy(self._decode(table)),
+            torch.from_numpy(x),
             torch.from_numpy(labels.astype(np.float32 if self._label_range is None else np.int64)),
         )
 
     def _row_group(self, index: int) -> pa.Table:
         if self._cached is None or self._cached[0] != index:
             file, group = self._groups[index]
-            self._cached = (index, file.read_row_group(group, columns=list(self._columns)))
+            try:
+                self._cached = (index, file.read_row_group(group, columns=list(self._columns)))
+            except (OSError, pa.ArrowException) as error:
+                raise InputError(
+                    f"{self.origin}: row group {group} cannot be read ({error}); fetch it again"
+                ) from error
         return self._cached[1]
 
     def check(self) -> None:
-        files = self._paths
-        id_column, _, label_column = self._columns
-        try:
-            tables = [file.read(columns=[id_column, label_column]) for file in self._files]
-        except (OSError, pa.ArrowException) as error:
-            raise InputError(f"{files[0].parent}: a Parquet file cannot be read ({error}); fetch it again") from error
-        for path, table in zip(files, tables, strict=True):
-            for name in (id_column, label_column):
-                if table[name].null_count:
-                    raise InputError(f"{path}: column {name!r} has {table[name].null_count} missing values")
-        ids = np.concatenate([table[id_column].to_numpy() for table in tables])
-        unique, counts = np.unique(ids, return_counts=True)
-        if len(unique) != len(ids):
+        ids = []
+        for index in range(len(self._groups)):
+            positions = np.arange(self._starts[index], self._starts[index + 1])
+            if len(positions):
+                ids.append(self._check_rows(self._row_group(index), positions))
+        unique, counts = np.unique(np.concatenate(ids), return_counts=True)
+        if (counts > 1).any():
             repeated = unique[counts > 1]
             raise InputError(
-                f"{files[0].parent}: {len(repeated)} ids occur more than once, first {repeated[:5].tolist()}; "
+                f"{self.origin}: {len(repeated)} ids occur more than once, first {repeated[:5].tolist()}; "
                 "ids must be unique within a split"
             )
-        if self._label_range is None:
-            return
-        low, high = self._label_range
-        for path, table in zip(files, tables, strict=True):
-            labels = table[label_column].to_numpy()
-            outside = (labels < low) | (labels >= high)
-            if outside.any():
+
+    def _check_rows(self, table: pa.Table, positions: np.ndarray) -> np.ndarray:
+        """Check a row group; its ids."""
+        for name in self._columns:
+            if table[name].null_count:
+                raise InputError(f"{self.origin}: column {name!r} has {table[name].null_count} missing values")
+        batch = self.take(positions)
+        finite = torch.isfinite(batch.x.flatten(1)).all(1) & torch.isfinite(batch.y)
+        if not bool(finite.all()):
+            bad = int(batch.ids[~finite][0])
+            raise InputError(f"{self.origin}: id {bad} holds NaN or infinite values; remove or repair it")
+        if self._label_range is not None:
+            low, high = self._label_range
+            outside = (batch.y < low) | (batch.y >= high)
+            if bool(outside.any()):
                 raise InputError(
-                    f"{path}: label {labels[outside][0]} of id {table[id_column].to_numpy()[outside][0]} "
+                    f"{self.origin}: label {int(batch.y[outside][0])} of id {int(batch.ids[outside][0])} "
                     f"is outside {low}..{high - 1}"
                 )
+        return batch.ids.numpy()
 
 
-def _open_parquet(path: Path, columns: tuple[str, str, str]) -> pq.ParquetFile:
+def _open_parquet(path: Path, columns: tuple[str, str, str], label_kinds: str) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path, memory_map=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, pa.ArrowException) as error:
-        raise InputError(
-            f"{path} is no readable Parquet file ({error}); it may be truncated: fetch it again"
-        ) from error
-    missing = [name for name in columns if name not in file.schema_arrow.names]
+        raise InputError(f"{path} is no readable Parquet file ({error}); truncated? fetch it again") from error
+    schema = file.schema_arrow
+    missing = [name for name in columns if name not in schema.names]
     if missing:
-        raise InputError(f"{path} lacks column {missing[0]!r}; it has {', '.join(file.schema_arrow.names)}")
+        raise InputError(f"{path} lacks column {missing[0]!r}; it has {', '.join(schema.names)}")
+    for name, kinds in ((columns[0], "iu"), (columns[2], label_kinds)):
+        kind = schema.field(name).type
+        if not (pa.types.is_integer(kind) or ("f" in kinds and pa.types.is_floating(kind))):
+            raise InputError(f"{path}: column {name!r} holds {kind}, need {'numbers' if 'f' in kinds else 'integers'}")
     return file
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ logger = logging.getLogger(__name__)
 # waits for it without a word.
 _SPARE_CPUS = 1
 _SETTLE_SECONDS = 5.0
+_PROBE_SECONDS = 5.0
 
 
 @contextmanager
@@ -30,14 +32,15 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
         try:
+            _probe(address)
             ray.init(address=address, logging_level=logging.WARNING)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"no Ray cluster answers at {address!r} ({error}); start one, or leave out --address"
             ) from error
     else:
         # The spare CPU need not be a core of its own: as many actors as cores can work.
-        cpus = (os.cpu_count() or 1) + _SPARE_CPUS
+        cpus = _num_cores() + _SPARE_CPUS
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     # Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -49,14 +52,12 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 
 
 def check_num_actors(requested: int | None, address: str | None) -> None:
-    """InputError, before any work, for a number of actors that the cluster cannot take."""
-    if requested is None:
-        return
+    """InputError, before any work, for a cluster that does not answer or cannot take so many actors."""
     if not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS")):
-        _check_spare(requested, os.cpu_count() or 1)
+        _check_spare(1 if requested is None else requested, _num_cores())
         return
     with ray_session(address):
-        choose_num_actors(requested, work=requested)
+        choose_num_actors(requested, work=requested or 1)
 
 
 def choose_num_actors(requested: int | None, *, work: int) -> int:
@@ -67,6 +68,18 @@ def choose_num_actors(requested: int | None, *, work: int) -> int:
     spare = _spare_cpus(wanted=requested or 1)
     _check_spare(1 if requested is None else requested, spare)
     return min(work, requested or spare)
+
+
+def _num_cores() -> int:
+    """Cores this process may use, which containers make fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _probe(address: str) -> None:
+    """OSError within seconds where nobody listens: Ray itself would keep trying for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
 
 
 def _check_spare(num_actors: int, spare: int) -> None:

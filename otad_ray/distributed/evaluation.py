@@ -10,7 +10,7 @@ import numpy as np
 
 from otad_ray.artifacts import MANIFEST, to_jsonable, versions
 from otad_ray.cip import RETRYABLE, CrossTerm, check_solver
-from otad_ray.data import Split, data_set, open_split
+from otad_ray.data import DataFolders, Split, data_set, open_split
 from otad_ray.defenses import KNN, OTAD, MemoryDefense, load_defense
 from otad_ray.distributed.cluster import check_num_actors
 from otad_ray.distributed.options import ActorJobConfig
@@ -41,13 +41,13 @@ class EvaluateTask:
 
     data_set: str
     split: Split
-    cache: str
+    folders: DataFolders
     knn: str
     otads: tuple[tuple[str, str], ...]
     search: str
 
     def open(self) -> Compute:
-        rows = open_split(data_set(self.data_set), self.split, cache=Path(self.cache))
+        rows = open_split(data_set(self.data_set), self.split, self.folders)
         knn = cast(KNN, load_defense(self.knn, search=self.search))
         otads = {name: cast(OTAD, load_defense(directory, search=self.search)) for name, directory in self.otads}
         return lambda positions: evaluate_batch(rows.take(positions), knn, otads)
@@ -57,8 +57,8 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate net, KNN and OTAD with both cross terms; what the last line of the job's output says."""
     preset = config.preset
     check_solver(preset.integration.solver)
-    check_num_actors(config.num_actors, config.address)
     _check_split(config)
+    check_num_actors(config.num_actors, config.address)
     workspace = Workspace(config)
     _, backbone = ensure_backbone(workspace)
     memory = ensure_memory(workspace, search=config.search)
@@ -80,9 +80,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         rows_per_shard=config.rows_per_shard,
     )
     otad_paths = tuple((name, str(path)) for name, path in otads.items())
-    task = EvaluateTask(
-        preset.data_set, config.split, str(workspace.root / "data"), str(knn), otad_paths, config.search
-    )
+    task = EvaluateTask(preset.data_set, config.split, workspace.folders, str(knn), otad_paths, config.search)
     summary = run_unfinished(output, task, config, retryable=_RETRYABLE)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
         _finish(workspace, output, config.split, summary.seconds)
@@ -128,6 +126,7 @@ def _save(workspace: Workspace, defense: MemoryDefense) -> Path:
 
 def _finish(workspace: Workspace, output: ShardedDirectory, split: Split, seconds: float) -> None:
     rows = workspace.rows(split)
+    output.refuse_strangers()
     totals = StandardAccuracy()
     for shard, table in output.tables():
         if not np.array_equal(table["id"].to_numpy(), rows.take(shard.positions).ids.numpy()):

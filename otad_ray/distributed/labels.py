@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable, versions
-from otad_ray.cip import check_solver
+from otad_ray.cip import Status, check_solver
 from otad_ray.defenses.base import check_backbone
 from otad_ray.distributed.cluster import check_num_actors
 from otad_ray.distributed.options import ActorJobConfig
-from otad_ray.distributed.pipeline import Workspace, ensure_backbone, ensure_memory
+from otad_ray.distributed.pipeline import Workspace, ensure_memory, find_backbone
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.evaluation import LabelStatistics, label_figure
@@ -48,7 +48,6 @@ class LabelTask:
     dense: bool
 
     def open(self) -> Compute:
-        check_solver(self.integration.solver)
         memory = NeighborMemory.load(self.memory, search=self.search)
         return lambda positions: label_rows(memory, positions, self.integration, dense=self.dense)
 
@@ -61,9 +60,10 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
     check_solver(config.preset.integration.solver)
     check_num_actors(config.num_actors, config.address)
     workspace = Workspace(config)
+    if config.labels:
+        ShardedDirectory.check(Path(config.labels))
     memory = _open_memory(workspace, config)
     integration = config.preset.integration
-    memory.check_neighbors(integration.neighbors, leave_one_out=True)
 
     settings = to_jsonable(integration)
     identity = {"memory": memory.fingerprint, "dense": config.dense, **settings}
@@ -100,7 +100,8 @@ def _open_memory(workspace: Workspace, config: LabelJobConfig) -> NeighborMemory
     if config.memory is None:
         return ensure_memory(workspace, search=config.search)
     memory = NeighborMemory.load(config.memory, search=config.search)
-    check_backbone(memory, ensure_backbone(workspace)[1])
+    memory.check_neighbors(config.preset.integration.neighbors, leave_one_out=True)
+    check_backbone(memory, find_backbone(workspace))
     return memory
 
 
@@ -127,6 +128,7 @@ def _finish(workspace: Workspace, output: ShardedDirectory, memory: NeighborMemo
 
 def _reconcile(output: ShardedDirectory, memory: NeighborMemory) -> LabelStatistics:
     """Count the rows, a shard at a time; RuntimeError unless every id of the memory is there exactly once."""
+    output.refuse_strangers()
     statistics = LabelStatistics()
     for shard, table in output.tables(LabelStatistics.COLUMNS):
         if not np.array_equal(table["id"].to_numpy(), memory.ids[shard.start : shard.stop].numpy()):
@@ -144,8 +146,7 @@ def _record(
     summary: RunSummary,
 ) -> RunRecord:
     manifest = output.manifest
-    relaxed = sum(count for relaxations, count in statistics.relaxations.items() if relaxations > 0)
-    mean_relaxations = sum(key * count for key, count in statistics.relaxations.items()) / statistics.rows
+    rate = {"rows_per_second": manifest["rows_per_second"]} if manifest["rows_per_second"] else {}
     return RunRecord(
         experiment=workspace.preset.name,
         kind="labels",
@@ -153,10 +154,10 @@ def _record(
         metrics={
             "rows": statistics.rows,
             "rows_computed": summary.rows,
-            "rows_per_second": manifest["rows_per_second"],
             "num_actors": manifest["num_actors"],
-            "share_relaxed": relaxed / statistics.rows,
-            "mean_relaxations": mean_relaxations,
+            "share_relaxed": statistics.statuses[Status.RELAXED.label] / statistics.rows,
+            "share_infeasible": statistics.statuses[Status.INFEASIBLE.label] / statistics.rows,
+            **rate,
             **{f"rows_{status}": count for status, count in statistics.statuses.items()},
         },
         # A chart of rows over the number of relaxations: the step is that number.

@@ -19,7 +19,7 @@ from otad_ray.artifacts import (
     versions,
     write_json,
 )
-from otad_ray.data import DataSet, Rows, Split, data_set, load_all, open_split
+from otad_ray.data import DataFolders, DataSet, Rows, Split, data_set, load_all, open_split
 from otad_ray.data.rows import iterate
 from otad_ray.distributed.options import JobConfig
 from otad_ray.errors import InputError
@@ -43,6 +43,7 @@ class Workspace:
         self.build = config.build
         self.root = storage_root(config.storage)
         self.tracking_uri = default_tracking_uri(config.tracking_uri, self.root)
+        self.folders = DataFolders.from_environment(cache=self.root / "data")
         self._rows: dict[str, Rows] = {}
 
     @property
@@ -52,7 +53,7 @@ class Workspace:
     def rows(self, split: Split) -> Rows:
         """Rows of a split of the preset's data set, opened once; downloads are kept below the root."""
         if split not in self._rows:
-            self._rows[split] = open_split(self.definition, split, cache=self.root / "data")
+            self._rows[split] = open_split(self.definition, split, self.folders)
         return self._rows[split]
 
     def directory(self, kind: str, identity: Any) -> Path:
@@ -81,18 +82,34 @@ def data_record(workspace: Workspace, split: Split) -> DataRecord:
 
 def ensure_backbone(workspace: Workspace) -> tuple[Path, Backbone]:
     """The preset's trained backbone and its directory; trained first where it is missing."""
-    preset = workspace.preset
-    rows = workspace.rows(preset.training.rows)
-    identity = {"data": rows.fingerprint, "backbone": preset.backbone, "training": preset.training}
-    directory = workspace.directory("backbone", identity)
+    directory, identity = _backbone_place(workspace)
     if not directory.is_dir():
         workspace.refuse_to_build("backbone", directory, "train_backbone")
-        _train(workspace, rows, directory, identity)
+        _train(workspace, directory, identity)
     return directory, load_backbone(directory)
 
 
-def _train(workspace: Workspace, rows: Rows, directory: Path, identity: dict[str, Any]) -> None:
+def find_backbone(workspace: Workspace) -> Backbone:
+    """The preset's trained backbone; InputError where there is none yet."""
+    directory, _ = _backbone_place(workspace)
+    if not directory.is_dir():
+        raise InputError(
+            f"the backbone of preset {workspace.preset.name!r} is not in {directory}, so no memory can have been built "
+            f"with it; leave out --memory, or give the options and the storage that the memory was built with"
+        )
+    return load_backbone(directory)
+
+
+def _backbone_place(workspace: Workspace) -> tuple[Path, dict[str, Any]]:
+    preset = workspace.preset
+    data = workspace.rows(preset.training.rows).fingerprint
+    identity = {"data": data, "backbone": preset.backbone, "training": preset.training}
+    return workspace.directory("backbone", identity), identity
+
+
+def _train(workspace: Workspace, directory: Path, identity: dict[str, Any]) -> None:
     preset, definition = workspace.preset, workspace.definition
+    rows = workspace.rows(preset.training.rows)
     if definition.task != "classification":
         raise InputError(f"data set {definition.name!r} is for {definition.task}; only classifiers can be trained")
     held_out_split: Split = "validation" if preset.training.rows == "fit" else "test"
@@ -112,7 +129,10 @@ def _train(workspace: Workspace, rows: Rows, directory: Path, identity: dict[str
             metrics.epoch, preset.training.epochs, metrics.loss, metrics.energy, metrics.accuracy,
         )  # fmt: skip
 
-    train_backbone(backbone.to(device), batch.x, batch.y, preset.training, on_epoch=report)
+    try:
+        train_backbone(backbone.to(device), batch.x, batch.y, preset.training, on_epoch=report)
+    except FloatingPointError as error:
+        raise InputError(f"training diverged: {error}") from error
     held_out = load_all(workspace.rows(held_out_split))
     metrics = {
         "loss": history[-1].loss,
@@ -204,9 +224,6 @@ def _build_memory(
 @torch.no_grad()
 def _embedded(rows: Rows, backbone: Backbone) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     for batch in iterate(rows, _BATCH_ROWS):
-        if not bool(torch.isfinite(batch.x).all()):
-            bad = ~torch.isfinite(batch.x.flatten(1)).all(1)
-            raise InputError(f"x of id {int(batch.ids[bad][0])} holds NaN or infinite values; remove that row")
         points = backbone.embed(batch.x)
         yield points, backbone.features(points), batch.y, batch.ids
 

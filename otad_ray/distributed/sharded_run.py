@@ -87,6 +87,7 @@ def run_unfinished(
     todo = output.unfinished(retryable)
     if not todo:
         return RunSummary(0, 0.0, 0)
+    output.update(complete=False)
     with ray_session(config.address):
         num_actors = choose_num_actors(config.num_actors, work=len(todo))
         logger.info(

@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from otad_ray.artifacts import MANIFEST, atomic_file, read_manifest, remove_abandoned, write_json
+from otad_ray.artifacts import (
+    MANIFEST,
+    atomic_file,
+    is_temporary,
+    read_manifest,
+    remove_abandoned,
+    write_json,
+    write_json_once,
+)
 from otad_ray.errors import InputError
 
 _STATUS_COUNTS = b"otad.status_counts"
@@ -89,21 +97,8 @@ class ShardedDirectory:
         may_differ: tuple[str, ...] = (),
     ) -> Self:
         """Start or continue a directory; InputError where it holds another result, apart from `may_differ`."""
-        directory.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(directory)
-        if (directory / MANIFEST).exists():
-            manifest = read_manifest(directory, kind=kind)
-            for name in sorted(set(identity) | set(manifest["identity"])):
-                found, asked = manifest["identity"].get(name), identity.get(name)
-                if found != asked and name not in may_differ:
-                    raise InputError(
-                        f"{directory} was started with {name} = {found}, now it is {asked}; "
-                        "give another directory or delete this one"
-                    )
-            return cls(directory, manifest)
-        if any(directory.iterdir()):
-            raise InputError(f"{directory} is not empty and holds no {MANIFEST}; give another directory")
-        manifest = {
+        cls.check(directory)
+        manifest: dict[str, Any] = {
             "kind": kind,
             "complete": False,
             "identity": identity,
@@ -113,8 +108,28 @@ class ShardedDirectory:
             "num_actors": 0,
             "run_id": None,
         }
-        write_json(directory / MANIFEST, manifest)
+        if not write_json_once(directory / MANIFEST, manifest):
+            manifest = read_manifest(directory, kind=kind, fields=tuple(manifest))
+            for name in sorted(set(identity) | set(manifest["identity"])):
+                found, asked = manifest["identity"].get(name), identity.get(name)
+                if found != asked and name not in may_differ:
+                    raise InputError(
+                        f"{directory} was started with {name} = {found}, now it is {asked}; "
+                        "give another directory or delete this one"
+                    )
         return cls(directory, manifest)
+
+    @staticmethod
+    def check(directory: Path) -> None:
+        """Make the directory; InputError where that cannot be, or where it holds something else."""
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{directory} cannot be made ({error.strerror}); give another directory") from error
+        remove_abandoned(directory)
+        names = {path.name for path in directory.iterdir() if not is_temporary(path)}
+        if names and MANIFEST not in names:
+            raise InputError(f"{directory} is not empty and holds no {MANIFEST}; give another directory")
 
     @property
     def shards(self) -> Iterator[Shard]:
@@ -136,6 +151,13 @@ class ShardedDirectory:
                     shard.path(self.directory), columns=None if columns is None else list(columns), partitioning=None
                 ),
             )
+
+    def refuse_strangers(self) -> None:
+        """RuntimeError for shards that do not belong here: readers of the directory would count their rows."""
+        known = {shard.path(self.directory) for shard in self.shards}
+        strangers = sorted(set(self.directory.glob("shard-*")) - known)
+        if strangers:
+            raise RuntimeError(f"{strangers[0]} does not belong to {self.directory}; delete it and run again")
 
     def update(self, **fields: Any) -> None:
         """Write the manifest with these fields changed."""

@@ -1,5 +1,6 @@
 """Standard accuracy of a backbone and its defenses, a row per sample."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -48,8 +49,7 @@ class StandardAccuracy:
     rows: int = 0
     correct: dict[str, int] = field(default_factory=dict)
     relative_error: float = 0.0
-    relaxed: int = 0
-    unsolved: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
 
     def add(self, table: pa.Table) -> None:
         """Add the rows of `evaluate_batch`."""
@@ -60,15 +60,15 @@ class StandardAccuracy:
                 name = column.removeprefix("prediction_")
                 self.correct[name] = self.correct.get(name, 0) + int((table[column].to_numpy() == labels).sum())
         self.relative_error += float(table["relative_error"].to_numpy().sum())
-        self.relaxed += int((table["relaxations"].to_numpy() > 0).sum())
-        unsolved = {status.label for status in _UNSOLVED}
-        self.unsolved += sum(status in unsolved for status in table["status"].to_pylist())
+        self.statuses.update(table["status"].to_pylist())
 
     def metrics(self) -> dict[str, float]:
-        """Accuracies as fractions, mean relative error, and shares of relaxed and unsolved rows."""
+        """Accuracies as fractions, mean relative error, and shares of relaxed, infeasible and unsolved rows."""
+        unsolved = sum(self.statuses[status.label] for status in _UNSOLVED)
         return {
             **{f"accuracy_{name}": count / self.rows for name, count in self.correct.items()},
             "relative_error": self.relative_error / self.rows,
-            "share_relaxed": self.relaxed / self.rows,
-            "share_unsolved": self.unsolved / self.rows,
+            "share_relaxed": self.statuses[Status.RELAXED.label] / self.rows,
+            "share_infeasible": self.statuses[Status.INFEASIBLE.label] / self.rows,
+            "share_unsolved": unsolved / self.rows,
         }

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from functools import cached_property
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from otad_ray.artifacts import MANIFEST, atomic_directory, content_hash, read_manifest, versions, write_json
 from otad_ray.errors import InputError
-from otad_ray.memory.search import SEARCHES, check_search, exact_nearest
+from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest
 
 _KIND = "memory"
 _FORMAT = 1
+
+# Squares of larger keys overflow in float32.
+_LARGEST_KEY_NORM = 1e18
 
 Batches = Iterable[Tensor | np.ndarray]
 
@@ -36,11 +41,16 @@ class NeighborMemory:
         self.features = arrays["features"]
         self.labels = arrays["labels"]
         self.ids = arrays["ids"]
-        self._search = SEARCHES[search](self.keys)
+        self._search_name = search
         self._largest_key_norm = float(manifest["largest_key_norm"])
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def _candidates(self) -> CandidateSearch:
+        """Made at the first search: it reads every key once."""
+        return SEARCHES[self._search_name](self.keys)
 
     @classmethod
     def build(
@@ -88,7 +98,7 @@ class NeighborMemory:
         directory = Path(directory).absolute()
         if not directory.is_dir():
             raise InputError(f"memory {directory} does not exist; make it with: python jobs/build_memory.py")
-        manifest = read_manifest(directory, kind=_KIND)
+        manifest = read_manifest(directory, kind=_KIND, fields=("shapes", "sha256", "largest_key_norm"))
         arrays = {
             name: _map_array(directory / f"{name}.npy", tuple(shape)).to(device)
             for name, shape in manifest["shapes"].items()
@@ -108,10 +118,12 @@ class NeighborMemory:
         of it under another id is. Raises InputError for a k, a dimension or a value that does not fit.
         """
         self._check_query(keys, k, exclude_ids)
+        if exclude_ids is not None and exclude_ids.shape != keys.shape[:1]:
+            raise InputError(f"exclude_ids must be (B,) = {tuple(keys.shape[:1])}, got {tuple(exclude_ids.shape)}")
         queries = keys.detach().to(self.keys.device, torch.float32).contiguous()
         count = k if exclude_ids is None else k + 1
         index, distance = exact_nearest(
-            self.keys, self._search, queries, count, largest_key_norm=self._largest_key_norm
+            self.keys, self._candidates, queries, count, largest_key_norm=self._largest_key_norm
         )
         if exclude_ids is None:
             return index, distance
@@ -181,7 +193,9 @@ def _write_arrays(directory: Path, sources: Mapping[str, Batches]) -> dict[str, 
     largest = 0.0
     with ExitStack() as stack:
         files = {name: _ArrayFile(stack.enter_context((directory / f"{name}.npy").open("wb"))) for name in sources}
-        for batches in zip(*sources.values(), strict=True):
+        for batches in zip_longest(*sources.values()):
+            if any(batch is None for batch in batches):
+                raise InputError(f"{', '.join(sources)} must come in equally many batches")
             named = {name: _as_array(name, batch) for name, batch in zip(sources, batches, strict=True)}
             _check_batch(named)
             for name, array in named.items():
@@ -191,6 +205,10 @@ def _write_arrays(directory: Path, sources: Mapping[str, Batches]) -> dict[str, 
         shapes = {name: file.shape for name, file in files.items()}
         if shapes["ids"][0] == 0:
             raise InputError("a memory needs at least one row, got none")
+        if largest > _LARGEST_KEY_NORM:
+            raise InputError(
+                f"a key has norm {largest:.3g}, the largest allowed is {_LARGEST_KEY_NORM:.0e}; rescale them"
+            )
         if shapes["points"] != shapes["features"]:
             raise InputError(f"points {shapes['points']} and features {shapes['features']} must agree in shape")
         digests = {name: file.finish() for name, file in files.items()}
@@ -217,6 +235,11 @@ def _map_array(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 def _as_array(name: str, batch: Tensor | np.ndarray) -> np.ndarray:
     array = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
+    rank = 1 if name in ("labels", "ids") else 2
+    if array.ndim != rank:
+        raise InputError(f"{name} batches must have {rank} dimension(s), got shape {array.shape}")
+    if name == "ids" and array.dtype.kind not in "iu":
+        raise InputError(f"ids must be whole numbers, got {array.dtype}")
     if name == "ids" or (name == "labels" and array.dtype.kind in "iu"):
         return np.ascontiguousarray(array, dtype=np.int64)
     return np.ascontiguousarray(array, dtype=np.float32)

@@ -89,15 +89,18 @@ def exact_nearest(
     rows = torch.arange(len(queries), device=queries.device)
     proposed = min(len(keys), count + _SPARE)
     while rows.numel():
-        candidates, approximate = search.nearest(queries[rows], proposed)
-        measured, order = _sorted_by_distance(keys, queries[rows], candidates)
-        positions[rows] = candidates.gather(1, order)[:, :count]
-        squared[rows] = measured[:, :count]
-        # A key not proposed lies at least `approximate[-1] - rounding` away.
-        certain = measured[:, count - 1] < approximate[:, -1].double() - rounding[rows]
+        uncertain = []
+        for part in rows.split(max(1, _BLOCK_BYTES // (32 * proposed))):
+            candidates, approximate = search.nearest(queries[part], proposed)
+            measured, order = _sorted_by_distance(keys, queries[part], candidates)
+            positions[part] = candidates.gather(1, order)[:, :count]
+            squared[part] = measured[:, :count]
+            # A key not proposed lies at least `approximate[-1] - rounding` away.
+            certain = measured[:, count - 1] < approximate[:, -1].double() - rounding[part]
+            uncertain.append(part[~certain])
         if proposed == len(keys):
             break
-        rows = rows[~certain]
+        rows = torch.cat(uncertain)
         proposed = min(len(keys), proposed * _GROWTH)
     return positions, squared.sqrt()
 
@@ -120,8 +123,10 @@ def _sorted_by_distance(keys: Tensor, queries: Tensor, candidates: Tensor) -> tu
 def _distance_rounding(queries: Tensor, largest_key_norm: float) -> Tensor:
     """Bound (B,) on the error of `|q|^2 + |x|^2 - 2 <q, x>` in float32, for any order of summation."""
     terms = queries.shape[1] + 8
+    single = torch.finfo(torch.float32)
     norms = _squared_norms(queries).sqrt() + largest_key_norm
-    return 0.5 * terms * torch.finfo(torch.float32).eps * norms.square()
+    # Products below the smallest normal number may be lost altogether.
+    return terms * (0.5 * single.eps * norms.square() + 4 * single.tiny)
 
 
 def _squared_norms(vectors: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -38,9 +37,9 @@ class Backbone(nn.Module, ABC):
         return self.head(self.features(self.embed(inputs)))
 
     def fingerprint(self) -> str:
-        """SHA-256 of the parameters and buffers, in hex: equal only for the same network."""
-        digest = hashlib.sha256()
+        """SHA-256 of architecture, configuration, parameters and buffers, in hex: equal only for the same network."""
+        digest = hashlib.sha256(f"{type(self).__name__} {self.config}".encode())
         for name, value in sorted(self.state_dict().items()):
-            array = value.detach().to("cpu", torch.float32).contiguous().numpy()
-            digest.update(f"{name}{array.shape}".encode() + array.tobytes())
+            array = value.detach().cpu().contiguous().numpy()
+            digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())
         return digest.hexdigest()

@@ -22,6 +22,7 @@ _CLIENT_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+_SCHEMELESS = ("databricks", "databricks-uc", "uc")
 _KIND_TAG = "otad.kind"
 _refused: set[str] = set()
 
@@ -60,15 +61,17 @@ def default_tracking_uri(given: str | None, root: Path) -> str:
     uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
     if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
         return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return uri if "://" in uri else Path(uri).absolute().as_uri()
+    known = "://" in uri or uri in _SCHEMELESS
+    return uri if known else Path(uri).absolute().as_uri()
 
 
 def redacted(uri: str) -> str:
-    """The URI without user name and password, for logs."""
+    """The URI without user name, password and query, for logs."""
     parts = urlsplit(uri)
-    if "@" not in parts.netloc:
+    netloc = "***@" + parts.netloc.rpartition("@")[2] if "@" in parts.netloc else parts.netloc
+    if (netloc, parts.query) == (parts.netloc, ""):
         return uri
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
+    return urlunsplit(parts._replace(netloc=netloc, query="***" if parts.query else ""))
 
 
 def how_to_look(uri: str) -> str:

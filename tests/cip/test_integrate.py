@@ -194,12 +194,41 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     assert together.relaxations[17] == alone.relaxations[0]
 
 
-def test_far_from_the_origin_nothing_is_lost() -> None:
-    """Inner products of shifted data are large; centering keeps their differences."""
-    query, points, features = neighborhoods(6, 10, 20, seed=12)
-    near = integrate(query, points, features, Regularity())
-    far = integrate(query + 1e4, points + 1e4, features, Regularity())
-    torch.testing.assert_close(far.feature, near.feature, rtol=0, atol=1e-7)
+def on_a_grid(values: torch.Tensor) -> torch.Tensor:
+    """Rounded so that adding 1024 and storing as float32 loses nothing."""
+    return (values * 4096).round() / 4096
+
+
+@pytest.mark.parametrize("strong_convexity", CONVEXITIES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_from_the_origin_nothing_is_lost(dtype: torch.dtype, strong_convexity: float) -> None:
+    """Products of shifted points are large; centering keeps their differences, in the solve and in the feature."""
+    query, points, features = (on_a_grid(tensor) for tensor in neighborhoods(6, 10, 20, seed=12))
+    regularity = Regularity(strong_convexity=strong_convexity)
+    near = integrate(query, points, features, regularity)
+    far = integrate((query + 1024).to(dtype), (points + 1024).to(dtype), features.to(dtype), regularity)
+    tolerance = 2e-6 if dtype == torch.float32 else 1e-10
+    assert far.relaxations.tolist() == near.relaxations.tolist()
+    torch.testing.assert_close(far.feature.double(), near.feature, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])
+def test_conic_solvers_do_not_depend_on_the_scale(scale: float) -> None:
+    query, points, features = (scale * tensor for tensor in neighborhoods(4, 10, 16, seed=1))
+    exact = integrate(query, points, features, Regularity())
+    conic = integrate(query, points, features, Regularity(), solver="clarabel")
+    assert conic.status.tolist() == exact.status.tolist()
+    torch.testing.assert_close(conic.feature / scale, exact.feature / scale, rtol=0, atol=1e-3)
+    torch.testing.assert_close(conic.value, exact.value, rtol=1e-6, atol=0)
+
+
+def test_other_solvers_refuse_a_gradient() -> None:
+    query, points, features = neighborhoods(2, 5, 4)
+    query.requires_grad_()
+    with pytest.raises(ValueError, match="solver 'clarabel' has no gradient"):
+        integrate(query, points, features, Regularity(), solver="clarabel")
+    with torch.no_grad():
+        assert integrate(query, points, features, Regularity(), solver="clarabel").feature.isfinite().all()
 
 
 def test_float32_is_accepted() -> None:
@@ -263,7 +292,9 @@ def test_points_in_a_smaller_isometric_space() -> None:
     ("change", "message"),
     [
         ({"points": torch.zeros(2, 0, 3)}, "K >= 1"),
+        ({"points": torch.zeros(2, 4, 0), "features": torch.zeros(2, 4, 0)}, "D >= 1"),
         ({"features": torch.zeros(2, 4, 5)}, "must agree"),
+        ({"query": torch.zeros(3, 3)}, "query must be"),
         ({"query": torch.zeros(2, 3, dtype=torch.float64)}, "must all be float32 or all float64"),
         ({"potentials": torch.zeros(2, 3)}, "potentials must be"),
         ({"solver": "simplex"}, "unknown solver 'simplex'; known: dual, mosek, clarabel"),

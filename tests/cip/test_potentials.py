@@ -116,8 +116,16 @@ def test_without_room_to_relax_a_rough_row_is_infeasible() -> None:
         ({"strong_convexity": 2.0}, "need strong_convexity < smoothness, got strong_convexity=2.0 and smoothness=2.0"),
         ({"relax_smoothness": -0.1}, "need relax_smoothness >= 0"),
         ({"max_relaxations": -1}, "need max_relaxations >= 0"),
+        ({"max_relaxations": 2.5}, "must be a whole number"),
     ],
 )
 def test_regularity_refuses_bad_values(change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Regularity(**change)
+
+
+def test_refuses_shapes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="K >= 1"):
+        brenier_potentials(torch.zeros(2, 0, 3), torch.zeros(2, 0, 3), Regularity())
+    with pytest.raises(ValueError, match="must agree"):
+        brenier_potentials(torch.zeros(2, 4, 3), torch.zeros(2, 4, 5), Regularity())

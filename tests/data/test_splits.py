@@ -1,5 +1,7 @@
 """Data sets: fixed splits, and refusals of files that cannot be trusted."""
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from otad_ray.data import DATA_SETS, DataSet, data_set, load_all, open_split
+from otad_ray.data import DATA_SETS, DataFolders, DataSet, data_set, load_all, open_split
 from otad_ray.data.definition import ParquetSource
 from otad_ray.data.images import raw_pixels, write_pixels
 from otad_ray.data.rows import iterate
@@ -129,7 +131,7 @@ def test_refuses_truncated_files(tiny_data: Path, keep: int) -> None:
     path = tiny_data / "train" / "a.parquet"
     write_images(path, 20)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(InputError, match="may be truncated"):
+    with pytest.raises(InputError, match="truncated"):
         open_split(tiny(), "train")
 
 
@@ -147,7 +149,7 @@ def test_a_failed_fetch_leaves_no_cache(tmp_path: Path) -> None:
         raise InputError("connection lost")
 
     with pytest.raises(InputError, match="connection lost"):
-        open_split(tiny(half_way), "train", cache=tmp_path / "cache")
+        open_split(tiny(half_way), "train", DataFolders(cache=tmp_path / "cache"))
     assert list((tmp_path / "cache").iterdir()) == []
 
 
@@ -159,8 +161,8 @@ def test_a_fetch_is_made_once(tmp_path: Path) -> None:
         write_images(directory / "train" / "part-0.parquet", 5)
         write_images(directory / "test" / "part-0.parquet", 2)
 
-    assert len(open_split(tiny(fetch), "train", cache=tmp_path)) == 5
-    assert len(open_split(tiny(fetch), "test", cache=tmp_path)) == 2
+    assert len(open_split(tiny(fetch), "train", DataFolders(cache=tmp_path))) == 5
+    assert len(open_split(tiny(fetch), "test", DataFolders(cache=tmp_path))) == 2
     assert len(calls) == 1
 
 
@@ -168,7 +170,7 @@ def test_mnist_that_is_not_mnist_is_refused(tmp_path: Path, monkeypatch: pytest.
     bunch = SimpleNamespace(data=np.zeros((70000, 784)), target=np.full(70000, "0"))
     monkeypatch.setattr("sklearn.datasets.fetch_openml", lambda *args, **kwargs: bunch)
     with pytest.raises(InputError, match="SHA-256"):
-        open_split(data_set("mnist"), "train", cache=tmp_path)
+        open_split(data_set("mnist"), "train", DataFolders(cache=tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,15 +180,74 @@ def test_mnist_without_network_says_what_to_do(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("sklearn.datasets.fetch_openml", refuse)
     with pytest.raises(InputError, match="set OTAD_DATA"):
-        open_split(data_set("mnist"), "train", cache=tmp_path)
+        open_split(data_set("mnist"), "train", DataFolders(cache=tmp_path))
 
 
-def test_written_pixels_are_read_back(tmp_path: Path) -> None:
-    pixels = np.arange(24, dtype=np.uint8).reshape(6, 4)
-    digest = "c7fa4ba6ac5ae53e1ed9dbca47d67fd2bf7c1fef1e53a8ab5a5d4a5f6b9c6f0e"
-    with pytest.raises(InputError, match="expected"):
-        write_pixels(tmp_path / "train", pixels, np.zeros(6, dtype=np.int64), expected=digest)
-    assert not (tmp_path / "train").exists()
+def test_only_the_expected_pixels_and_labels_are_written(tmp_path: Path) -> None:
+    pixels, labels = np.arange(24, dtype=np.uint8).reshape(6, 4), np.arange(6)
+    digests = tuple(hashlib.sha256(array.astype(np.uint8).tobytes()).hexdigest() for array in (pixels, labels))
+    for wrong in (("0" * 64, digests[1]), (digests[0], "0" * 64)):
+        with pytest.raises(InputError, match="expected 000"):
+            write_pixels(tmp_path / "train", pixels, labels, expected=wrong)
+        assert not (tmp_path / "train").exists()
+    write_pixels(tmp_path / "train", pixels, labels, expected=digests)
+    table = pq.read_table(tmp_path / "train" / "part-0.parquet")
+    assert b"".join(table["image"].to_pylist()) == pixels.tobytes()
+    assert table["label"].to_pylist() == labels.tolist()
+
+
+def test_a_data_folder_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTAD_DATA", str(tmp_path / "dta"))
+    with pytest.raises(InputError, match="which is no folder"):
+        DataFolders.from_environment()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OTAD_DATA", ".")
+    assert DataFolders.from_environment().given == tmp_path
+
+
+IMAGE = pa.array([b"abcd", b"abcd"], pa.binary())
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"id": ["a", "b"]}, "column 'id' holds string, need integers"),
+        ({"id": [0.2, 0.7]}, "column 'id' holds double, need integers"),
+        ({"label": [0.0, 1.7]}, "column 'label' holds double, need integers"),
+        ({"image": pa.array([b"abcd", None], pa.binary())}, "column 'image' has 1 missing"),
+        ({"image": pa.array([b"abc", b"abcde"], pa.binary())}, "needs 4 bytes a sample .* found 3 bytes"),
+        ({"image": pa.array([b"abcdabcd"] * 2, pa.binary())}, "needs 4 bytes a sample .* found 8 bytes"),
+    ],
+)
+def test_refuses_columns_that_would_be_misread(tiny_data: Path, columns: dict, message: str) -> None:
+    (tiny_data / "train").mkdir(parents=True)
+    table = pa.table({"id": [1, 2], "image": IMAGE, "label": [0, 1], **columns})
+    pq.write_table(table, tiny_data / "train" / "a.parquet")
+    with pytest.raises(InputError, match=message):
+        open_split(tiny(), "train").check()
+
+
+def test_refuses_a_damaged_page(tiny_data: Path) -> None:
+    path = tiny_data / "train" / "a.parquet"
+    write_images(path, 500)
+    damaged = bytearray(path.read_bytes())
+    damaged[100:2000] = b"\xff" * 1900
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(InputError, match="cannot be read"):
+        open_split(tiny(), "train").check()
+
+
+def test_refuses_samples_that_are_not_finite(tiny_data: Path) -> None:
+    def decode(table: pa.Table) -> np.ndarray:
+        return np.array(table["value"].to_pylist(), dtype=np.float32)[:, None]
+
+    (tiny_data / "train").mkdir(parents=True)
+    pq.write_table(
+        pa.table({"id": [4, 5], "value": [1.0, float("nan")], "label": [0, 1]}), tiny_data / "train" / "a.parquet"
+    )
+    source = ParquetSource(decode=decode, fetch=no_fetch, columns=("id", "value", "label"))
+    with pytest.raises(InputError, match="id 5 holds NaN"):
+        open_split(replace(tiny(), source=source), "train").check()
 
 
 def test_unknown_names_list_the_known_ones() -> None:

@@ -44,6 +44,7 @@ def test_presets_and_options() -> None:
         (["--num-actors", "1000"], "num_actors is 1000"),
         (["--rows-per-shard", "0"], "need rows_per_shard >= 1, got 0"),
         (["--storage", "/proc/otad"], "cannot be written"),
+        (["--address", "127.0.0.1:9"], "no Ray cluster answers at '127.0.0.1:9'"),
     ],
 )
 def test_bad_options_end_with_two_and_say_why(

@@ -3,15 +3,18 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import torch
 from digits_jobs import quick_preset
 
+from otad_ray.cip import Status
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
 from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
 from otad_ray.errors import InputError
-from otad_ray.evaluation import relative_error
+from otad_ray.evaluation import StandardAccuracy, relative_error
+from otad_ray.evaluation.standard import NO_PREDICTION
 from otad_ray.training import accuracy
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
@@ -43,7 +46,8 @@ def test_accuracies_are_those_of_the_saved_defenses(tmp_path: Path, capsys: pyte
         solution = theory.integrate(test.x)[1]
         errors = relative_error(backbone.features(test.x.flatten(1)), solution.feature)
     assert result["relative_error"] == pytest.approx(float(errors.mean()), rel=1e-5)
-    assert result["share_relaxed"] == pytest.approx(float((solution.relaxations > 0).double().mean()))
+    relaxed = (solution.status == Status.RELAXED).double().mean()
+    assert result["share_relaxed"] == pytest.approx(float(relaxed))
     again = run_evaluation(config(tmp_path))
     assert again == result
 
@@ -60,3 +64,28 @@ def test_validation_rows_must_not_be_in_the_memory(tmp_path: Path) -> None:
 def test_unknown_split(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown split 'dev'"):
         run_evaluation(config(tmp_path, split="dev"))
+
+
+def test_statuses_and_failed_rows_are_counted_apart() -> None:
+    statuses = ["solved", "relaxed", "relaxed", "infeasible", "failed"]
+    table = pa.table(
+        {
+            "label": [0, 1, 1, 1, 1],
+            "prediction_otad": [0, 1, 0, 1, NO_PREDICTION],
+            "relaxations": [0, 3, 1, 100, 0],
+            "relative_error": [0.0, 0.1, 0.2, 0.3, 0.4],
+            "status": statuses,
+        }
+    )
+    totals = StandardAccuracy()
+    totals.add(table)
+    totals.add(table)
+    assert totals.metrics() == pytest.approx(
+        {
+            "accuracy_otad": 0.6,
+            "relative_error": 0.2,
+            "share_relaxed": 0.4,
+            "share_infeasible": 0.2,
+            "share_unsolved": 0.2,
+        }
+    )

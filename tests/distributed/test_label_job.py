@@ -137,23 +137,41 @@ def test_missing_inputs_without_building(tmp_path: Path) -> None:
 
 def test_bad_input_before_any_work(tmp_path: Path, storage: Path, result: dict) -> None:
     memory = str(next((storage / "digits" / "memory").iterdir()))
-    with pytest.raises(InputError, match="neighbors must be at most 1436"):
-        run_label_job(label_config(tmp_path / "a", integration={"neighbors": ROWS}))
-    with pytest.raises(InputError, match=r"1 to 1436, the leave-one-out"):
-        run_label_job(label_config(storage, memory=memory, integration={"neighbors": ROWS}))
-    with pytest.raises(InputError, match="does not exist"):
-        run_label_job(label_config(tmp_path / "b", memory=str(tmp_path / "gone")))
+    file = tmp_path / "thesis.tex"
+    file.touch()
+    root = tmp_path / "root"
+    cases = {
+        "neighbors must be at most 1436": label_config(root, integration={"neighbors": ROWS}),
+        "1 to 1436, the leave-one-out": label_config(root, memory=memory, integration={"neighbors": ROWS}),
+        "does not exist": label_config(root, memory=str(tmp_path / "gone")),
+        "no memory can have been built with it": label_config(root, memory=memory),
+        "thesis.tex cannot be made": label_config(root, labels=str(file)),
+        "/proc/otad cannot be made": label_config(root, labels="/proc/otad"),
+        "is not empty and holds no manifest": label_config(root, labels=str(tmp_path)),
+        "need num_actors >= 1": replace(label_config(root), num_actors=0),
+        "num_actors is 3, but the cluster has 2 spare": replace(label_config(root), num_actors=3),
+        "storage root /proc/otad cannot be written": label_config(Path("/proc/otad")),
+    }
+    for message, config in cases.items():
+        with pytest.raises(InputError, match=message):
+            run_label_job(config)
+        assert not list(root.glob("digits/*")), message
+
+
+def test_a_memory_of_another_backbone_is_refused(storage: Path, result: dict) -> None:
+    memory = str(next((storage / "digits" / "memory").iterdir()))
     # Other epochs, other features.
     preset = replace(quick_preset(), training=replace(quick_preset().training, epochs=1))
+    run_training(JobConfig(preset=preset, storage=str(storage)))
     with pytest.raises(InputError, match="was built with backbone"):
-        run_label_job(replace(label_config(tmp_path / "c", memory=memory), preset=preset))
-    for num_actors in (0, 3):
-        with pytest.raises(InputError, match="num_actors"):
-            run_label_job(replace(label_config(tmp_path / "d"), num_actors=num_actors))
-    with pytest.raises(InputError, match="storage root /proc/otad cannot be written"):
-        run_label_job(label_config(Path("/proc/otad")))
-    assert list((tmp_path / "a").iterdir()) == []
-    assert not (tmp_path / "d").exists()
+        run_label_job(replace(label_config(storage, memory=memory), preset=preset))
+
+
+def test_training_that_diverges_says_what_to_change(tmp_path: Path) -> None:
+    preset = replace(quick_preset(), training=replace(quick_preset().training, learning_rate=1e6))
+    with pytest.raises(InputError, match=r"training diverged.*lower learning_rate"):
+        run_training(JobConfig(preset=preset, storage=str(tmp_path)))
+    assert not list(tmp_path.glob("digits/backbone/*"))
 
 
 def test_mosek_without_a_license_is_refused_before_any_work(tmp_path: Path) -> None:

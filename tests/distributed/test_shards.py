@@ -71,10 +71,24 @@ def test_a_directory_belongs_to_one_result(output: ShardedDirectory, tmp_path: P
     start(identity={"l": 0.6}, may_differ=("l",))
     with pytest.raises(InputError, match="holds 'labels', need a evaluation directory"):
         start(kind="evaluation")
+    (tmp_path / "crashed").mkdir()
+    (tmp_path / "crashed" / ".manifest.json.tmp.other_host-17-0a0b0c0d").touch()
+    ShardedDirectory.start(tmp_path / "crashed", kind="labels", identity={}, rows=1, rows_per_shard=1)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(InputError, match="is not empty"):
         ShardedDirectory.start(tmp_path / "other", kind="labels", identity={}, rows=1, rows_per_shard=1)
+    with pytest.raises(InputError, match="cannot be made"):
+        ShardedDirectory.check(tmp_path / "other" / "thesis.tex")
+    with pytest.raises(InputError, match="cannot be made"):
+        ShardedDirectory.check(Path("/proc/otad"))
+
+
+def test_shards_of_nobody_are_not_counted(output: ShardedDirectory) -> None:
+    output.refuse_strangers()
+    write_shard(output.directory / "shard-00003.parquet", table(10, ["solved"]))
+    with pytest.raises(RuntimeError, match="shard-00003"):
+        output.refuse_strangers()
 
 
 def test_writes_are_whole_or_absent(tmp_path: Path) -> None:
@@ -97,13 +111,16 @@ def test_writes_are_whole_or_absent(tmp_path: Path) -> None:
 def test_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> None:
     script = "import os, sys; from otad_ray.artifacts import _writer; print(_writer())"
     dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
-    alive = dead.rpartition("-")[0] + f"-{os.getpid()}"
-    for writer in (dead, alive, "other_host-1"):
+    host = dead.rsplit("-", 2)[0]
+    parent = f"{host}-{os.getppid()}-0a0b0c0d"
+    # A container that starts again has its old name and process numbers.
+    former_life = f"{host}-{os.getpid()}-0a0b0c0d"
+    for writer in (dead, parent, former_life, "other_host-1-0a0b0c0d"):
         (tmp_path / f".shard-00000.parquet.tmp.{writer}").touch()
     (tmp_path / f".memory.tmp.{dead}").mkdir()
     remove_abandoned(tmp_path)
     left = sorted(path.name.rpartition(".tmp.")[2] for path in tmp_path.iterdir())
-    assert left == sorted([alive, "other_host-1"])
+    assert left == sorted([parent, "other_host-1-0a0b0c0d"])
 
 
 def test_positions(output: ShardedDirectory) -> None:

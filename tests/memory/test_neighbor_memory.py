@@ -63,6 +63,28 @@ def test_search_agrees_with_faiss(tmp_path: Path) -> None:
     np.testing.assert_allclose(distance, np.sqrt(distances), rtol=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e-3, 1e15])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_search_is_exact_at_any_scale(tmp_path: Path, search: str, scale: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    points = scale * torch.randn(400, 6, generator=generator)
+    build(tmp_path / "memory", points)
+    index, _ = NeighborMemory.load(tmp_path / "memory", search=search).search(points[:30] * 1.01, 5)
+    distances = torch.cdist(points[:30].double() * 1.01 / scale, points.double() / scale)
+    np.testing.assert_array_equal(index, distances.argsort(1)[:, :5])
+
+
+def test_many_candidates_are_measured_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Far from the origin float32 says nothing, and every key is a candidate for every query."""
+    monkeypatch.setattr("otad_ray.memory.search._BLOCK_BYTES", 1 << 16)
+    points = 3000 + torch.randn(700, 4, generator=torch.Generator().manual_seed(4))
+    index, distance = build(tmp_path / "memory", points).search(points[:50], 3)
+    assert index[:, 0].tolist() == list(range(50))
+    expected_index, expected_distance = brute_force(points, points[:50], 3)
+    np.testing.assert_array_equal(index, expected_index)
+    np.testing.assert_allclose(distance, expected_distance, rtol=1e-12)
+
+
 def test_leave_one_out_by_id(tmp_path: Path) -> None:
     points = torch.arange(6.0).unsqueeze(1)
     points[3] = 2.0  # an exact duplicate of row 2
@@ -121,6 +143,9 @@ def test_build_takes_generators_in_lockstep(tmp_path: Path) -> None:
         ({"features": torch.full((4, 1), float("inf"))}, "features of id 100 hold NaN or infinite"),
         ({"features": torch.zeros(4, 2)}, "must agree in shape"),
         ({"labels": torch.zeros(3)}, "batches must agree in length"),
+        ({"ids": torch.tensor([0.2, 0.7, 1.5, 2.0])}, "ids must be whole numbers"),
+        ({"points": torch.zeros(4)}, "points batches must have 2"),
+        ({"points": torch.full((4, 1), 1e19)}, "norm 1e.19"),
     ],
 )
 def test_build_refuses_bad_rows_and_leaves_nothing(tmp_path: Path, changes: dict, message: str) -> None:
@@ -147,6 +172,8 @@ def test_search_refuses(tmp_path: Path) -> None:
         memory.search(torch.rand(2, 3), 0)
     with pytest.raises(InputError, match="query 1 of 2 holds NaN"):
         memory.search(torch.tensor([[0, 0, 0], [0, float("nan"), 0]]), 1)
+    with pytest.raises(InputError, match="exclude_ids must be"):
+        memory.search(torch.rand(3, 3), 1, exclude_ids=torch.tensor([100]))
     with pytest.raises(InputError, match="unknown search 'hnsw'; known: torch, faiss"):
         NeighborMemory.load(tmp_path / "memory", search="hnsw")
 
@@ -169,6 +196,9 @@ def test_missing_and_broken_directories_are_refused(tmp_path: Path) -> None:
         NeighborMemory.load(tmp_path / "memory")
     np.save(points, np.zeros((49, 3), dtype=np.float32))
     with pytest.raises(InputError, match="its manifest says"):
+        NeighborMemory.load(tmp_path / "memory")
+    (tmp_path / "memory" / "manifest.json").write_text('{"kind": "memory"}')
+    with pytest.raises(InputError, match="lacks 'shapes'"):
         NeighborMemory.load(tmp_path / "memory")
     (tmp_path / "memory" / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="cannot be read"):

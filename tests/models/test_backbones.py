@@ -49,6 +49,12 @@ def test_checkpoint_round_trip(tmp_path: Path, architecture: str) -> None:
     assert small(architecture, seed=4).fingerprint() != backbone.fingerprint()
 
 
+def test_fingerprints_tell_architectures_with_equal_weights_apart() -> None:
+    residual, plain = small("fc_resnet"), small("fc_plain")
+    plain.load_state_dict(residual.state_dict())
+    assert residual.fingerprint() != plain.fingerprint()
+
+
 def test_broken_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"backbone\.json"):
         load_backbone(tmp_path)

@@ -65,4 +65,6 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://other")
     assert default_tracking_uri(None, Path("/x")) == "http://other"
     assert redacted("https://me:pw@host:5000/path") == "https://***@host:5000/path"
+    assert redacted("postgresql://h/db?user=me&password=pw") == "postgresql://h/db?***"
     assert redacted("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    assert default_tracking_uri("databricks", Path("/x")) == "databricks"

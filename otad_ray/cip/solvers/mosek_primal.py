@@ -1,7 +1,8 @@
 """The primal (16) through MOSEK's own API, as affine conic constraints.
 
-One environment per process holds the license for the process's life. A process that finds every token taken
-waits for one; a license that is missing or lost in mid-run makes the row `interrupted`.
+One environment per process. A license token is held only while a program is solved, so that more processes than
+tokens take turns: one that finds every token taken waits. A license that is missing or lost in mid-run makes the row
+`interrupted`.
 """
 
 from functools import cache
@@ -12,8 +13,31 @@ import numpy as np
 from otad_ray.cip.solvers.base import RowResult, SolverUnavailableError, simplex_weights
 from otad_ray.cip.status import Status
 
-# MOSEK's response codes 1000-1099 are its license errors.
-_LICENSE_CODES = range(1000, 1100)
+# Errors that another license, server or hour may cure. Others, such as a license too small for the program, would be
+# tried again for ever.
+_RETRYABLE_ERRORS = (
+    "err_license",
+    "err_license_expired",
+    "err_file_license",
+    "err_missing_license_file",
+    "err_flexlm",
+    "err_license_server",
+    "err_license_max",
+    "err_license_moseklm_daemon",
+    "err_license_feature",
+    "err_license_cannot_allocate",
+    "err_license_cannot_connect",
+    "err_license_server_version",
+    "err_license_no_server_support",
+    "err_license_no_server_line",
+)
+
+
+@cache
+def _retryable_codes() -> frozenset[int]:
+    import mosek
+
+    return frozenset(int(getattr(mosek.rescode, name)) for name in _RETRYABLE_ERRORS)
 
 
 def check_license() -> None:
@@ -27,8 +51,8 @@ def check_license() -> None:
             environment.checkoutlicense(mosek.feature.pton)
     except mosek.Error as error:
         raise SolverUnavailableError(
-            f"solver 'mosek' found no license (MOSEK error {int(error.errno)}). Set MOSEKLM_LICENSE_FILE to a "
-            "license file or to port@host of a license server, or use --solver dual, which needs none."
+            f"solver 'mosek' got no license (MOSEK error {int(error.errno)}: {error.msg}). Set MOSEKLM_LICENSE_FILE to "
+            "a license file or to port@host of a license server, or use --solver dual, which needs none."
         ) from None
 
 
@@ -52,6 +76,7 @@ def build_task(environment: Any, centers: np.ndarray, levels: np.ndarray, kappa:
     rows_per_cone = dimension + 2
     task = environment.Task()
     task.putintparam(mosek.iparam.num_threads, 1)
+    task.putintparam(mosek.iparam.cache_license, mosek.onoffkey.off)
     task.appendvars(dimension + 1)
     task.putvarboundsliceconst(0, dimension + 1, mosek.boundkey.fr, 0.0, 0.0)
     task.putcj(0, 1.0)
@@ -88,7 +113,7 @@ class MosekPrimal:
                 task.optimize()
                 return _read_solution(task, len(levels))
         except mosek.Error as error:
-            if int(error.errno) in _LICENSE_CODES:
+            if int(error.errno) in _retryable_codes():
                 self._interrupted = True
                 return RowResult(Status.INTERRUPTED)
             return RowResult(Status.FAILED)
