@@ -125,9 +125,9 @@ def _train(workspace: Workspace, directory: Path, identity: dict[str, Any]) -> N
         history.append(metrics)
         if metrics.epoch % max(1, preset.training.epochs // _EPOCHS_REPORTED) == 0:
             logger.info(
-            "epoch %d of %d: loss %.4f, energy %.3f, accuracy %.4f",
-            metrics.epoch, preset.training.epochs, metrics.loss, metrics.energy, metrics.accuracy,
-        )  # fmt: skip
+                f"epoch {metrics.epoch} of {preset.training.epochs}: loss {metrics.loss:.4f}, "
+                f"energy {metrics.energy:.3f}, accuracy {metrics.accuracy:.4f}"
+            )
 
     try:
         train_backbone(backbone.to(device), batch.x, batch.y, preset.training, on_epoch=report)

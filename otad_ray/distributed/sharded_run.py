@@ -1,7 +1,6 @@
 """Shards computed on a pool of Ray Data actors: the one place where work meets Ray."""
 
 import logging
-import os
 import sys
 import time
 import warnings
@@ -90,10 +89,8 @@ def run_unfinished(
     output.update(complete=False)
     with ray_session(config.address):
         num_actors = choose_num_actors(config.num_actors, work=len(todo))
-        logger.info(
-            "computing %d shards of up to %d rows on %d actors",
-            len(todo), output.manifest["rows_per_shard"], num_actors,
-        )  # fmt: skip
+        rows_per_shard = output.manifest["rows_per_shard"]
+        logger.info(f"computing {len(todo)} shards of up to {rows_per_shard} rows on {num_actors} actors")
         return _run(todo, task, output.directory, num_actors, retryable)
 
 
@@ -130,7 +127,6 @@ def _run(
 def _limit_native_threads() -> None:
     from threadpoolctl import threadpool_limits
 
-    os.environ["OMP_NUM_THREADS"] = "1"
     threadpool_limits(1)
     try:
         import faiss

@@ -144,13 +144,9 @@ class ShardedDirectory:
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[Shard, pa.Table]]:
         """Each shard with its table, one at a time."""
+        names = None if columns is None else list(columns)
         for shard in self.shards:
-            yield (
-                shard,
-                pq.read_table(
-                    shard.path(self.directory), columns=None if columns is None else list(columns), partitioning=None
-                ),
-            )
+            yield shard, pq.read_table(shard.path(self.directory), columns=names, partitioning=None)
 
     def refuse_strangers(self) -> None:
         """RuntimeError for shards that do not belong here: readers of the directory would count their rows."""
