@@ -58,7 +58,7 @@ def label_figure(statistics: LabelStatistics, title: str) -> Figure:
     _bars(panels[0], statistics.relaxations, "relaxations of (l, L)")
     _bars(panels[1], statistics.support, "neighbors with weight")
     _bars(
-        panels[2], statistics.residual_decades, f"relative duality gap, power of ten ({_RESIDUAL_DECADES[0]}: or less)"
+        panels[2], statistics.residual_decades, f"relative duality gap,\npower of ten ({_RESIDUAL_DECADES[0]}: or less)"
     )
     panels[0].set_ylabel("rows")
     figure.suptitle(title)
