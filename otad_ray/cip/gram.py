@@ -4,14 +4,15 @@ Both programs of the paper depend on the points only through K x K matrices. For
 the rest independent of the dimension, and lets points be stored in any space isometric to their own.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-# A block of rows is converted to float64 at a time: bounded memory at any batch size, and small
-# enough to stay in a processor's cache between the conversion and the products.
-_BLOCK_BYTES = 8 << 20
+# Bytes of float64 rows held at a time: few enough for a processor's second-level cache.
+_BLOCK_BYTES = 2 << 20
 
 
 @dataclass(frozen=True)
@@ -50,22 +51,12 @@ def gram_blocks(
     dimension d; then `features_in_point_space` (B, K, d) holds the features projected onto it, so that
     its products with the coordinates equal those of features with points.
     """
-    projected = features if features_in_point_space is None else features_in_point_space
-    num_rows, num_neighbors, _ = points.shape
-    row_bytes = 8 * 2 * (num_neighbors + 1) * max(points.shape[-1], features.shape[-1])
-    block = max(1, _BLOCK_BYTES // row_bytes)
-    parts = [
-        _block_products(
-            None if query is None else query[start : start + block],
-            points[start : start + block],
-            features[start : start + block],
-            None if features_in_point_space is None else projected[start : start + block],
-        )
-        for start in range(0, max(num_rows, 1), block)
-    ]
-    gram_points, gram_features, gram_cross = (torch.cat(part) for part in zip(*parts, strict=True))
+    nearby = features if features_in_point_space is None else features_in_point_space
+    last = points.shape[1] + 1
+    gram = _CenteredGram.apply(query, points, nearby)
+    full = gram[:, last:, last:] if features_in_point_space is None else _CenteredGram.apply(None, None, features)
     epsilon = max(torch.finfo(points.dtype).eps, torch.finfo(features.dtype).eps)
-    return GramBlocks(gram_points, gram_features, gram_cross, epsilon)
+    return GramBlocks(gram[:, :last, :last], full, gram[:, last:, :last], epsilon)
 
 
 def check_neighborhoods(points: Tensor, features: Tensor) -> None:
@@ -83,20 +74,61 @@ def check_neighborhoods(points: Tensor, features: Tensor) -> None:
         )
 
 
-def _block_products(
-    query: Tensor | None, points: Tensor, features: Tensor, projected: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    points = points.double()
-    center = points.mean(1, keepdim=True)
-    offset = torch.zeros_like(center) if query is None else query.double().unsqueeze(1) - center
-    point_rows = torch.cat([points - center, offset], 1)
-    feature_rows = _centered_with_mean(features)
-    projected_rows = feature_rows if projected is None else _centered_with_mean(projected)
-    columns = point_rows.transpose(1, 2)
-    return point_rows @ columns, feature_rows @ feature_rows.transpose(1, 2), projected_rows @ columns
+class _CenteredGram(torch.autograd.Function):
+    """Gram matrix (B, R, R) of the rows `xc_1 .. xc_K, q` (left out without points) and `zc_1 .. zc_K, zbar`.
+
+    A few samples at a time are converted to float64 and centered in one buffer that stays in the processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor | None, points: Tensor | None, features: Tensor) -> Tensor:
+        ctx.save_for_backward(query, points, features)
+        num_rows = features.shape[1] + 1 + (0 if points is None else points.shape[1] + 1)
+        gram = features.new_empty(len(features), num_rows, num_rows, dtype=torch.float64)
+        for part, rows in _centered_rows(query, points, features, num_rows):
+            torch.bmm(rows, rows.mT, out=gram[part])
+        return gram
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        inputs: tuple[Any, ...] = ctx.saved_tensors
+        grads: list[Any] = [torch.empty_like(inputs[i]) if ctx.needs_input_grad[i] else None for i in range(3)]
+        for part, rows in _centered_rows(inputs[0], inputs[1], inputs[2], gradient.shape[1]):
+            row_grads = (gradient[part] + gradient[part].mT) @ rows
+            for grad, value in zip(grads, _input_grads(row_grads, inputs[2].shape[1]), strict=True):
+                if grad is not None:
+                    grad[part] = value
+        return grads[0], grads[1], grads[2]
 
 
-def _centered_with_mean(features: Tensor) -> Tensor:
-    features = features.double()
-    mean = features.mean(1, keepdim=True)
-    return torch.cat([features - mean, mean], 1)
+def _centered_rows(
+    query: Tensor | None, points: Tensor | None, features: Tensor, num_rows: int
+) -> Iterator[tuple[slice, Tensor]]:
+    """Slices of the batch with their centered rows (n, R, D), float64, in a buffer that the next one overwrites."""
+    num_samples, num_neighbors, dimension = features.shape
+    block = max(1, _BLOCK_BYTES // (8 * num_rows * dimension))
+    buffer = features.new_empty(min(block, num_samples), num_rows, dimension, dtype=torch.float64)
+    for start in range(0, num_samples, block):
+        part = slice(start, min(start + block, num_samples))
+        rows = buffer[: part.stop - part.start]
+        if points is not None:
+            rows[:, :num_neighbors] = points[part]
+            center = rows[:, :num_neighbors].mean(1)
+            rows[:, num_neighbors] = center if query is None else query[part]
+            rows[:, : num_neighbors + 1] -= center.unsqueeze(1)
+        rows[:, -num_neighbors - 1 : -1] = features[part]
+        rows[:, -1] = rows[:, -num_neighbors - 1 : -1].mean(1)
+        rows[:, -num_neighbors - 1 : -1] -= rows[:, -1:]
+        yield part, rows
+
+
+def _input_grads(row_grads: Tensor, num_neighbors: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """Gradients of query, points and features from those of the centered rows."""
+    centered, mean = row_grads[:, -num_neighbors - 1 : -1], row_grads[:, -1:]
+    features = centered + (mean - centered.sum(1, keepdim=True)) / num_neighbors
+    if row_grads.shape[1] == num_neighbors + 1:
+        return None, None, features
+    centered, offset = row_grads[:, :num_neighbors], row_grads[:, num_neighbors]
+    points = centered - (centered.sum(1) + offset).unsqueeze(1) / num_neighbors
+    return offset, points, features

@@ -129,3 +129,9 @@ def test_refuses_shapes_that_do_not_fit() -> None:
         brenier_potentials(torch.zeros(2, 0, 3), torch.zeros(2, 0, 3), Regularity())
     with pytest.raises(ValueError, match="must agree"):
         brenier_potentials(torch.zeros(2, 4, 3), torch.zeros(2, 4, 5), Regularity())
+
+
+def test_gradcheck() -> None:
+    _, points, features = neighborhoods(3, 5, 4, seed=6)
+    inputs = (points.requires_grad_(), features.requires_grad_())
+    assert torch.autograd.gradcheck(lambda *tensors: brenier_potentials(*tensors, Regularity()).potentials, inputs)
