@@ -117,6 +117,12 @@ def versions() -> dict[str, str]:
     return found
 
 
+def refuse_occupied(directory: Path) -> None:
+    """InputError for a place that holds something already; an empty directory does not."""
+    if directory.exists() and not (directory.is_dir() and not any(directory.iterdir())):
+        raise InputError(f"{directory} exists and is never overwritten: delete it or give another directory")
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that replaces it when the block ends, and is gone if it raises."""

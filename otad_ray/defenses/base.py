@@ -5,14 +5,18 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
-from otad_ray.artifacts import atomic_directory, to_jsonable, write_json
+from otad_ray.artifacts import atomic_directory, refuse_occupied, to_jsonable, write_json
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone, save_backbone
 
 DESCRIPTION = "defense.json"
+# Features computed on another device or in another batch differ by rounding, those of another net altogether.
+_FEATURE_TOLERANCE = 1e-3
+_CHECKED_ROWS = 16
 BACKBONE_FOLDER = "backbone"
 
 
@@ -47,8 +51,7 @@ class MemoryDefense(Defense):
         Move the storage root as a whole, and the path stays right.
         """
         directory = Path(directory).absolute()
-        if directory.exists():
-            raise InputError(f"{directory} exists; a defense is never overwritten: delete it or give another directory")
+        refuse_occupied(directory)
         with atomic_directory(directory) as temporary:
             (temporary / BACKBONE_FOLDER).mkdir()
             save_backbone(temporary / BACKBONE_FOLDER, self.backbone)
@@ -62,10 +65,23 @@ class MemoryDefense(Defense):
 
 
 def check_backbone(memory: NeighborMemory, backbone: Backbone) -> None:
-    """InputError unless the memory's features are this backbone's."""
+    """InputError unless the memory's features are this backbone's: by what it recorded, else by its first rows."""
     recorded, found = memory.manifest.get("backbone"), backbone.fingerprint()
-    if recorded != found:
-        raise InputError(
-            f"memory {memory.directory} was built with backbone {str(recorded)[:12]}, this one is {found[:12]}; "
-            "build a memory for it with: python jobs/build_memory.py"
-        )
+    if recorded == found or (recorded is None and _first_features_agree(memory, backbone)):
+        return
+    built_with = "another backbone" if recorded is None else f"backbone {recorded[:12]}"
+    raise InputError(
+        f"memory {memory.directory} was built with {built_with}, this one is {found[:12]}; "
+        "build a memory for it with: python jobs/build_memory.py"
+    )
+
+
+@torch.no_grad()
+def _first_features_agree(memory: NeighborMemory, backbone: Backbone) -> bool:
+    parameter = next(backbone.parameters())
+    points = memory.points[:_CHECKED_ROWS].to(parameter)
+    stored = memory.features[:_CHECKED_ROWS].to(parameter)
+    if points.shape[1] != backbone.dimension:
+        return False
+    difference = (backbone.features(points) - stored).norm()
+    return bool(difference <= _FEATURE_TOLERANCE * stored.norm())

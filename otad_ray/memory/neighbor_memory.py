@@ -12,7 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otad_ray.artifacts import MANIFEST, atomic_directory, content_hash, read_manifest, versions, write_json
+from otad_ray.artifacts import (
+    MANIFEST,
+    atomic_directory,
+    content_hash,
+    read_manifest,
+    refuse_occupied,
+    versions,
+    write_json,
+)
 from otad_ray.errors import InputError
 from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest
 
@@ -71,8 +79,7 @@ class NeighborMemory:
         Raises InputError for rows that are not finite, differ in number or dimension, or repeat an id.
         """
         directory = Path(directory)
-        if directory.exists():
-            raise InputError(f"{directory} exists; a memory is never overwritten: delete it or give another directory")
+        refuse_occupied(directory)
         sources = {"points": points, "features": features, "labels": labels, "ids": ids}
         if keys is not None:
             sources["keys"] = keys

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 class Backbone(nn.Module, ABC):
     """A network `head(transport(embed(x)))` whose transport keeps the dimension.
 
-    num_outputs: C, classes or 1. config: what its builder was given, a dataclass.
+    dimension: D of points and features. num_outputs: C, classes or 1. config: what its builder was given, a dataclass.
     """
 
+    dimension: int
     num_outputs: int
     config: Any
 

@@ -29,7 +29,7 @@ class _FCNet(Backbone):
         super().__init__()
         self.config = config
         self.num_outputs = config.num_outputs
-        size = config.dimension
+        self.dimension = size = config.dimension
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size)) for _ in range(config.num_blocks)
         )

@@ -105,6 +105,16 @@ def test_a_memory_of_another_backbone_is_refused(memory) -> None:
         OTAD(backbone(seed=1), memory)
 
 
+def test_a_memory_without_a_record_is_known_by_its_features(tmp_path: Path, net, memory) -> None:
+    arrays = ([memory.points], [memory.features], [memory.labels], [memory.ids])
+    (tmp_path / "empty").mkdir()
+    plain = NeighborMemory.build(tmp_path / "empty", None, *arrays)
+    inputs = torch.rand(4, 1, 3, 4)
+    torch.testing.assert_close(KNN(net, plain, 3)(inputs), KNN(net, memory, 3)(inputs))
+    with pytest.raises(InputError, match="was built with another backbone"):
+        KNN(backbone(seed=1), plain, 3)
+
+
 def test_more_neighbors_than_points_are_refused(net, memory) -> None:
     with pytest.raises(InputError, match="neighbors must be 1 to 60"):
         OTAD(net, memory, IntegrationConfig(neighbors=61))
