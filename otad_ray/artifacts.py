@@ -71,14 +71,14 @@ def to_jsonable(value: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(to_jsonable(value), indent=2, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(to_jsonable(value), indent=2) + "\n")
 
 
 def write_json_once(path: Path, value: Any) -> bool:
     """Write a JSON file unless it exists; whether this call wrote it. Of several writers exactly one does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
-    temporary.write_text(json.dumps(to_jsonable(value), indent=2, sort_keys=True) + "\n")
+    temporary.write_text(json.dumps(to_jsonable(value), indent=2) + "\n")
     try:
         os.link(temporary, path)
     except FileExistsError:

@@ -18,8 +18,12 @@ from otad_ray.training import TrainingConfig
 class Preset:
     """What is computed; the same preset gives the same artifacts.
 
-    name: the folder of its artifacts below the storage root. data_set: a name of `otad_ray.data.DATA_SETS`.
-    integration: its options carry no prefix on the command line (`--neighbors 5`).
+    Attributes:
+        name: the folder of its artifacts below the storage root, and the MLflow experiment.
+        data_set: a name in the catalog: digits or mnist.
+        backbone: the network.
+        training: how it is trained.
+        integration: its options carry no prefix on the command line (`--neighbors 5`).
     """
 
     name: Suppress[str]

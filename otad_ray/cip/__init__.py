@@ -9,7 +9,7 @@ reference solvers that need them.
 from otad_ray.cip.gram import GramBlocks, gram_blocks
 from otad_ray.cip.integrate import GramSolution, Solution, integrate, integrate_gram
 from otad_ray.cip.potentials import Potentials, brenier_potentials
-from otad_ray.cip.program import CROSS_TERMS, CrossTerm
+from otad_ray.cip.program import CROSS_TERMS, CrossTerm, center_displacement
 from otad_ray.cip.regularity import Regularity
 from otad_ray.cip.solvers import SolverUnavailableError, check_solver, check_solver_name, known_solvers
 from otad_ray.cip.status import RETRYABLE, Status
@@ -26,6 +26,7 @@ __all__ = [
     "SolverUnavailableError",
     "Status",
     "brenier_potentials",
+    "center_displacement",
     "check_solver",
     "check_solver_name",
     "gram_blocks",

@@ -25,9 +25,10 @@ class GramSolution:
     """Solution of (15) and (16) for B rows with K neighbors; all but status and relaxations are float64.
 
     value (B,): optimal `v` of (16); NaN where the row was not solved.
-    weights (B, K): dual solution `s` on the simplex; the feature is `sum_i s_i w_i`.
+    weights (B, K): dual solution `s` on the simplex; the feature is `sum_i s_i w_i`, `w_i` by `center_displacement`.
     potentials (B, K): the `u` used; NaN where there are none.
-    smoothness_used, strong_convexity_used, relaxations (B,): regularity at which (15) was feasible.
+    smoothness_used, strong_convexity_used, relaxations (B,): regularity at which (15) was feasible; (16) is always
+        solved at the one asked for.
     status (B,): values of `Status`, int64.
     residual (B,): duality gap of the weights, and the error of the value, over the size of the objective's terms.
     """

@@ -89,6 +89,14 @@ def cip_program(blocks: GramBlocks, potentials: Tensor, regularity: Regularity, 
     return CipProgram(centers_gram, levels - shift, shift, regularity.kappa, displacement)
 
 
+def center_displacement(regularity: Regularity, cross_term: CrossTerm) -> float:
+    """`a` in `w_i = z_i + a (x - x_i)`: `l` for the paper's cross term, `L - l` for the released one.
+
+    `l` and `L` are those asked for: a relaxation concerns the potentials only.
+    """
+    return _level_coefficients(regularity, cross_term)[0]
+
+
 def _level_coefficients(regularity: Regularity, cross_term: CrossTerm) -> tuple[float, float, float]:
     """`(a, b, c)` of the module's docstring."""
     low, high = regularity.strong_convexity, regularity.smoothness

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 class Regularity:
     """Smoothness `L` and strong convexity `l` of the potential, with the relaxation of Algorithm 2.
 
-    smoothness: `L > 0`; the map is max(L, |l|)-Lipschitz for a fixed neighbor set.
-    strong_convexity: `l < L`, may be negative.
-    relax_smoothness: `delta_1 >= 0`, added to `L` at each relaxation.
-    relax_strong_convexity: `delta_2 >= 0`, taken from `l` at each relaxation.
-    max_relaxations: number of relaxations after which a row is `infeasible`.
-
     Raises ValueError, with the field and the value found, where a rule is broken.
+
+    Attributes:
+        smoothness: `L > 0`; the map is max(L, |l|)-Lipschitz for a fixed neighbor set.
+        strong_convexity: `l < L`, may be negative.
+        relax_smoothness: `delta_1 >= 0`, added to `L` at each relaxation.
+        relax_strong_convexity: `delta_2 >= 0`, taken from `l` at each relaxation.
+        max_relaxations: number of relaxations after which a row is infeasible.
     """
 
     smoothness: float = 2.0

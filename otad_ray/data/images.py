@@ -34,9 +34,9 @@ def raw_pixels(shape: tuple[int, ...], column: str = "image") -> Decoder:
 
     def decode(table: pa.Table) -> np.ndarray:
         images = table[column].to_pylist()
-        wrong = next((image for image in images if image is None or len(image) != size), b"")
-        if wrong != b"":
-            found = "a missing value" if wrong is None else f"{len(wrong)} bytes"
+        wrong = [image for image in images if not isinstance(image, bytes) or len(image) != size]
+        if wrong:
+            found = f"{len(wrong[0])} bytes" if isinstance(wrong[0], bytes) else f"a {type(wrong[0]).__name__}"
             raise ValueError(f"column {column!r} needs {size} bytes a sample (shape {shape}), found {found}")
         pixels = np.frombuffer(b"".join(images), dtype=np.uint8)
         return pixels.reshape(-1, *shape).astype(np.float32) / 255

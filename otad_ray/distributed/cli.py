@@ -23,12 +23,13 @@ def parse(config: type[Config], arguments: Sequence[str], *, description: str) -
     arguments = list(arguments)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else _DEFAULT_PRESET
     preset = find_preset(name)
+    summary = description.partition("\n")[0]
     return tyro.cli(
         config,
         args=arguments,
         default=config(preset=preset),
         prog=f"{sys.argv[0]} [{'|'.join(PRESETS)}]",
-        description=f"{description}\n\nOptions shown for preset {name!r}.",
+        description=f"{summary} Defaults below are those of preset {name!r}.",
     )
 
 
@@ -46,6 +47,9 @@ def main(config: type[Config], run: Callable[[Config], dict[str, Any]], *, descr
         result = run(parsed)
     except (InputError, SolverUnavailableError) as error:
         _stop(error)
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept: the same command goes on from there", file=sys.stderr)
+        raise SystemExit(130) from None
     print(json.dumps(result), flush=True)
 
 

@@ -20,6 +20,10 @@ _SETTLE_SECONDS = 5.0
 _PROBE_SECONDS = 5.0
 
 
+# That a local cluster asks for a token is as it should be.
+logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+
+
 @contextmanager
 def ray_session(address: str | None = None) -> Iterator[None]:
     """Join the cluster at `address`, or at RAY_ADDRESS (set inside a submitted job), or start one on this machine.

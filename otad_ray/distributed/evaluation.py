@@ -30,7 +30,11 @@ _RETRYABLE = frozenset(status.label for status in RETRYABLE)
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateConfig(ActorJobConfig):
-    """split: "test", or "validation" for a backbone trained on the "fit" rows."""
+    """Options of the evaluation job.
+
+    Attributes:
+        split: test, or validation for a backbone trained on the fit rows.
+    """
 
     split: Split = "test"
 
@@ -92,6 +96,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "seconds": output.manifest["seconds"],
         "solver": preset.integration.solver,
         **output.manifest["metrics"],
+        "defenses": {"knn": str(knn), **{name: str(path) for name, path in otads.items()}},
         "run_id": output.manifest["run_id"],
         "tracking_uri": redacted(workspace.tracking_uri),
     }
@@ -144,7 +149,7 @@ def _finish(workspace: Workspace, output: ShardedDirectory, split: Split, second
     record = RunRecord(
         experiment=workspace.preset.name,
         kind="evaluation",
-        params=output.manifest["identity"],
+        params={**output.manifest["identity"], "data_set": workspace.preset.data_set},
         metrics={**metrics, "seconds": output.manifest["seconds"], "rows": totals.rows},
         data=data_record(workspace, split),
         artifacts=(output.directory / MANIFEST,),

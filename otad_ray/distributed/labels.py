@@ -27,10 +27,12 @@ _FIGURE = "label-statistics.png"
 
 @dataclass(frozen=True, kw_only=True)
 class LabelJobConfig(ActorJobConfig):
-    """dense: store the features too (D floats a row; the weights and the memory already say them).
+    """Options of the label job.
 
-    memory: a memory directory to label instead of the preset's. labels: directory to write to, or to continue:
-    it may have been started with another solver.
+    Attributes:
+        dense: store the features too (D floats a row; the weights and the memory already say them).
+        memory: a memory directory to label instead of the preset's.
+        labels: directory to write to, or to continue: it may have been started with another solver.
     """
 
     dense: bool = False
@@ -150,7 +152,12 @@ def _record(
     return RunRecord(
         experiment=workspace.preset.name,
         kind="labels",
-        params={**manifest["identity"], "rows_per_shard": manifest["rows_per_shard"]},
+        params={
+            **manifest["identity"],
+            "data_set": workspace.preset.data_set,
+            "memory_directory": memory.directory.name,
+            "rows_per_shard": manifest["rows_per_shard"],
+        },
         metrics={
             "rows": statistics.rows,
             "rows_computed": summary.rows,

@@ -12,11 +12,13 @@ from otad_ray.presets import Preset
 
 @dataclass(frozen=True, kw_only=True)
 class JobConfig:
-    """preset: what is computed; the other fields do not change results.
+    """What to compute, and where to put it.
 
-    storage: root of everything the job makes (default: OTAD_STORAGE, else ~/otad_ray).
-    tracking_uri: MLflow (default: MLFLOW_TRACKING_URI, else SQLite in the storage root).
-    build: make a missing input; --no-build says instead which command makes it.
+    Attributes:
+        preset: what is computed; the other fields do not change results.
+        storage: root of everything the job makes (default: OTAD_STORAGE, else ~/otad_ray).
+        tracking_uri: MLflow (default: MLFLOW_TRACKING_URI, else SQLite in the storage root).
+        build: make a missing input; --no-build says instead which command makes it.
     """
 
     preset: Annotated[Preset, arg(name="")]
@@ -27,11 +29,13 @@ class JobConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ActorJobConfig(JobConfig):
-    """num_actors: size of the actor pool (default: one per spare CPU of the cluster).
+    """What to compute, and on which actors.
 
-    search: "torch" or "faiss"; both return the same neighbors.
-    address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
-    rows_per_shard: rows computed and written at a time; a directory keeps the value it was started with.
+    Attributes:
+        num_actors: size of the actor pool (default: one per spare CPU of the cluster).
+        search: torch or faiss; both return the same neighbors.
+        address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
+        rows_per_shard: rows computed and written at a time; a directory keeps the value it was started with.
     """
 
     num_actors: int | None = None

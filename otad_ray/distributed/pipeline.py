@@ -1,7 +1,7 @@
 """From a preset to its backbone and memory: where they lie, and how a missing one is made."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,7 @@ def ensure_backbone(workspace: Workspace) -> tuple[Path, Backbone]:
     if not directory.is_dir():
         workspace.refuse_to_build("backbone", directory, "train_backbone")
         _train(workspace, directory, identity)
+    _track_once(workspace, directory, "backbone", _backbone_run)
     return directory, load_backbone(directory)
 
 
@@ -113,8 +114,8 @@ def _train(workspace: Workspace, directory: Path, identity: dict[str, Any]) -> N
     if definition.task != "classification":
         raise InputError(f"data set {definition.name!r} is for {definition.task}; only classifiers can be trained")
     held_out_split: Split = "validation" if preset.training.rows == "fit" else "test"
-    logger.info("training %s on %s (%d rows)", preset.backbone.architecture, preset.data_set, len(rows))
     rows.check()
+    logger.info("training %s on %s (%d rows)", preset.backbone.architecture, preset.data_set, len(rows))
     batch = load_all(rows)
     torch.manual_seed(preset.training.seed)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -143,25 +144,46 @@ def _train(workspace: Workspace, directory: Path, identity: dict[str, Any]) -> N
     logger.info("%s accuracy %.4f", held_out_split, metrics[f"{held_out_split}_accuracy"])
     with atomic_directory(directory) as temporary:
         save_backbone(temporary, backbone.cpu())
-        write_json(
-            temporary / MANIFEST,
-            {"kind": "backbone", "identity": identity, "metrics": metrics, "versions": versions(), "rows": len(rows)},
-        )
-    workspace.track(
-        RunRecord(
-            experiment=preset.name,
-            kind="backbone",
-            params=to_jsonable({"backbone": preset.backbone, "training": preset.training}),
-            metrics=metrics,
-            series={
-                f"epoch_{name}": [(epoch.epoch, getattr(epoch, name)) for epoch in history]
-                for name in ("loss", "energy", "accuracy")
-            },
-            data=data_record(workspace, preset.training.rows),
-            artifacts=(directory / MANIFEST,),
-            tags={"otad.directory": str(directory)},
-        )
+        manifest = {
+            "kind": "backbone",
+            "identity": identity,
+            "metrics": metrics,
+            "history": history,
+            "rows": len(rows),
+            "versions": versions(),
+        }
+        write_json(temporary / MANIFEST, manifest)
+
+
+def _backbone_run(workspace: Workspace, directory: Path, manifest: dict[str, Any]) -> RunRecord:
+    preset = workspace.preset
+    return RunRecord(
+        experiment=preset.name,
+        kind="backbone",
+        params=to_jsonable({"data_set": preset.data_set, "backbone": preset.backbone, "training": preset.training}),
+        metrics=manifest["metrics"],
+        series={
+            f"epoch_{name}": [(epoch["epoch"], epoch[name]) for epoch in manifest["history"]]
+            for name in ("loss", "energy", "accuracy")
+        },
+        data=data_record(workspace, preset.training.rows),
+        artifacts=(directory / MANIFEST,),
+        tags={"otad.directory": str(directory)},
     )
+
+
+def _track_once(
+    workspace: Workspace,
+    directory: Path,
+    kind: str,
+    describe: Callable[[Workspace, Path, dict[str, Any]], RunRecord],
+) -> None:
+    """Log a finished artifact unless that was done: also one that a dead server did not take at the time."""
+    manifest = read_manifest(directory, kind=kind)
+    if manifest.get("run_id") is None:
+        run_id = workspace.track(describe(workspace, directory, manifest))
+        if run_id is not None:
+            write_json(directory / MANIFEST, {**manifest, "run_id": run_id})
 
 
 def ensure_memory(workspace: Workspace, *, search: str = "torch") -> NeighborMemory:
@@ -174,6 +196,7 @@ def ensure_memory(workspace: Workspace, *, search: str = "torch") -> NeighborMem
     if not directory.is_dir():
         workspace.refuse_to_build("memory", directory, "build_memory")
         _build_memory(workspace, rows, backbone_directory, backbone, directory)
+    _track_once(workspace, directory, "memory", _memory_run)
     return NeighborMemory.load(directory, search=search)
 
 
@@ -193,7 +216,7 @@ def _build_memory(
     logger.info("building the memory of %d rows in %s", len(rows), directory)
     # Consumed in lockstep, so each branch holds at most one batch.
     points, features, labels, ids = tee(_embedded(rows, backbone), 4)
-    memory = NeighborMemory.build(
+    NeighborMemory.build(
         directory,
         None,
         (batch[0] for batch in points),
@@ -208,16 +231,18 @@ def _build_memory(
             "data": rows.fingerprint,
         },
     )
-    workspace.track(
-        RunRecord(
-            experiment=workspace.preset.name,
-            kind="memory",
-            params={"backbone": backbone_directory.name},
-            metrics={"rows": len(memory), "dimension": memory.points.shape[1]},
-            data=data_record(workspace, workspace.preset.training.rows),
-            artifacts=(directory / MANIFEST,),
-            tags={"otad.directory": str(directory)},
-        )
+
+
+def _memory_run(workspace: Workspace, directory: Path, manifest: dict[str, Any]) -> RunRecord:
+    rows, dimension = manifest["shapes"]["points"]
+    return RunRecord(
+        experiment=workspace.preset.name,
+        kind="memory",
+        params={"data_set": workspace.preset.data_set, "backbone": manifest["backbone_directory"]},
+        metrics={"rows": rows, "dimension": dimension},
+        data=data_record(workspace, workspace.preset.training.rows),
+        artifacts=(directory / MANIFEST,),
+        tags={"otad.directory": str(directory)},
     )
 
 

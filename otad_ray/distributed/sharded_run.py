@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 _MAX_RESTARTS = 3
 _MAX_TASK_RETRIES = 3
 
+# Where no bar can be drawn, a line this often.
+_REPORT_SECONDS = 30.0
+
 Compute = Callable[[np.ndarray], pa.Table]
 
 
@@ -90,8 +93,14 @@ def run_unfinished(
     with ray_session(config.address):
         num_actors = choose_num_actors(config.num_actors, work=len(todo))
         rows_per_shard = output.manifest["rows_per_shard"]
-        logger.info(f"computing {len(todo)} shards of up to {rows_per_shard} rows on {num_actors} actors")
-        return _run(todo, task, output.directory, num_actors, retryable)
+        there = sum(1 for _ in output.shards) - len(todo)
+        logger.info(
+            f"computing {len(todo)} shards of up to {rows_per_shard} rows on {num_actors} actors; {there} are there"
+        )
+        summary = _run(todo, task, output.directory, num_actors, retryable)
+    if summary.rows == 0:
+        output.reload()
+    return summary
 
 
 def _run(
@@ -117,8 +126,13 @@ def _run(
     # Ray Data's own bars count blocks; people wait for rows.
     total = sum(shard.stop - shard.start for shard in todo)
     with tqdm(total=total, unit="row", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
+        reported, through = time.monotonic(), 0
         for done in dataset.iter_rows():
+            through += int(done["stop"] - done["start"])
             bar.update(int(done["stop"] - done["start"]))
+            if bar.disable and time.monotonic() - reported > _REPORT_SECONDS:
+                logger.info(f"{through} of {total} rows")
+                reported = time.monotonic()
             rows += int(done["computed"])
             first, last = min(first, done["started"]), max(last, done["finished"])
     return RunSummary(rows, last - first, num_actors)

@@ -155,6 +155,10 @@ class ShardedDirectory:
         if strangers:
             raise RuntimeError(f"{strangers[0]} does not belong to {self.directory}; delete it and run again")
 
+    def reload(self) -> None:
+        """Read the manifest again: another driver may have finished meanwhile."""
+        self.manifest = read_manifest(self.directory, kind=self.manifest["kind"])
+
     def update(self, **fields: Any) -> None:
         """Write the manifest with these fields changed."""
         self.manifest = {**self.manifest, **fields}

@@ -17,8 +17,11 @@ _BLOCK_BYTES = 128 << 20
 class IntegrationConfig:
     """How a feature is integrated.
 
-    neighbors: K. regularity: (l, L) and its relaxation. solver: a name of `cip.known_solvers()`.
-    cross_term: "theory" (the paper's program (16)) or "released" (the authors' code).
+    Attributes:
+        neighbors: K, the training points that a feature is integrated from.
+        regularity: (l, L) and its relaxation.
+        solver: dual (exact), mosek, or a conic solver of cvxpy such as clarabel or scs (a reference, slow).
+        cross_term: theory, the paper's program (16), or released, the authors' code.
     """
 
     neighbors: int = 10

@@ -4,7 +4,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from otad_ray.cip import RETRYABLE, Status
+from otad_ray.cip import RETRYABLE, Status, center_displacement
+from otad_ray.errors import InputError
 from otad_ray.memory.integration import IntegrationConfig, integrate_neighbors
 from otad_ray.memory.neighbor_memory import NeighborMemory
 
@@ -14,8 +15,8 @@ RETRYABLE_LABELS = frozenset(status.label for status in RETRYABLE)
 def label_schema(neighbors: int, dimension: int, *, dense: bool) -> pa.Schema:
     """Columns of a label file.
 
-    weights and neighbor_ids say the feature: `sum_k weights_k w_k`, gathered from the memory; `feature` itself
-    is stored only in dense labels.
+    weights and neighbor_ids say the feature, which `label_features` gathers from the memory; `feature` itself is stored
+    only in dense labels. smoothness_used and strong_convexity_used concern the potentials only.
     """
     columns = [
         pa.field("id", pa.int64()),
@@ -59,6 +60,32 @@ def label_rows(
         "feature": solution.feature,
     }
     return pa.table([_column(columns[field.name], field.type) for field in schema], schema=schema)
+
+
+def label_features(memory: NeighborMemory, labels: pa.Table, config: IntegrationConfig) -> torch.Tensor:
+    """Features (n, D) of label rows: `sum_k s_k w_k`, `w_k = z_k + a (x - x_k)`.
+
+    memory and config are those the labels were made with. InputError for ids that the memory does not hold.
+    """
+    order = memory.ids.argsort()
+    sorted_ids = memory.ids[order]
+
+    def positions(ids: np.ndarray) -> torch.Tensor:
+        wanted = torch.from_numpy(ids.astype(np.int64))
+        place = torch.searchsorted(sorted_ids, wanted).clamp_max(len(sorted_ids) - 1)
+        if not torch.equal(sorted_ids[place], wanted):
+            raise InputError(
+                f"the labels name ids that {memory.directory} does not hold; give the memory they were made with"
+            )
+        return order[place]
+
+    shape = (len(labels), config.neighbors)
+    rows = positions(labels["id"].to_numpy())
+    neighbors = positions(labels["neighbor_ids"].combine_chunks().flatten().to_numpy()).view(shape)
+    weights = torch.from_numpy(labels["weights"].combine_chunks().flatten().to_numpy().copy()).view(*shape, 1)
+    displacement = center_displacement(config.regularity, config.cross_term)
+    steps = memory.points[rows].unsqueeze(1) - memory.points[neighbors]
+    return (weights * (memory.features[neighbors] + displacement * steps)).sum(1)
 
 
 def _column(values: torch.Tensor | list[str], kind: pa.DataType) -> pa.Array:

@@ -34,7 +34,12 @@ BACKBONES: Mapping[str, BackboneKind] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """architecture: a name in `BACKBONES`. num_blocks: as in the paper, 5 for images."""
+    """Which backbone, and how deep.
+
+    Attributes:
+        architecture: fc_resnet, or fc_plain, the same net without residual connections.
+        num_blocks: m of equation (10); the paper takes 5 for images.
+    """
 
     architecture: str = "fc_resnet"
     num_blocks: int = 5

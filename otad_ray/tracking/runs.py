@@ -1,5 +1,6 @@
 """One MLflow run per job, logged after its results are on disk and without power to harm them."""
 
+import fcntl
 import json
 import logging
 import os
@@ -91,11 +92,12 @@ def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
         return None
     started = time.perf_counter()
     try:
-        with _environment(_CLIENT_SETTINGS):
+        with _environment(_CLIENT_SETTINGS), _one_at_a_time(tracking_uri, root):
             return _log(record, tracking_uri, root)
     except Exception as error:
         # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
-        _refused.add(tracking_uri)
+        if tracking_uri.startswith(("http://", "https://")):
+            _refused.add(tracking_uri)
         logger.warning(
             "not tracked: %s did not take the run after %.1f s (%s: %s); the results are on disk, and the same command "
             "logs them when it answers",
@@ -150,6 +152,17 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+@contextmanager
+def _one_at_a_time(tracking_uri: str, root: Path) -> Iterator[None]:
+    """Two processes that first open one SQLite file make the same tables, and one of them fails."""
+    if not tracking_uri.startswith("sqlite:"):
+        yield
+        return
+    with (root / ".mlflow.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -13,10 +13,17 @@ from otad_ray.models import Backbone
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """SGD with momentum and a cosine schedule, as the paper's Section V.A.
+    """SGD with momentum and a cosine schedule, after the paper's Section V.A.
 
-    energy_weight: alpha of (14), on the mean over samples of the path energy (13).
-    rows: "train", the whole training part, or "fit", less the validation tenth, to choose hyperparameters.
+    Attributes:
+        epochs: passes over the rows.
+        batch_size: rows a step.
+        learning_rate: at the start of the cosine schedule.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        energy_weight: alpha of (14), on the mean over samples of the path energy (13).
+        seed: of initialization and order.
+        rows: train, the whole training part, or fit, less the validation tenth, to choose hyperparameters.
     """
 
     epochs: int = 20

@@ -216,6 +216,7 @@ IMAGE = pa.array([b"abcd", b"abcd"], pa.binary())
         ({"label": [0.0, 1.7]}, "column 'label' holds double, need integers"),
         ({"image": pa.array([b"abcd", None], pa.binary())}, "column 'image' has 1 missing"),
         ({"image": pa.array([b"abc", b"abcde"], pa.binary())}, "needs 4 bytes a sample .* found 3 bytes"),
+        ({"image": [[0.5], [0.5]]}, "needs 4 bytes a sample .* found a list"),
         ({"image": pa.array([b"abcdabcd"] * 2, pa.binary())}, "needs 4 bytes a sample .* found 8 bytes"),
     ],
 )

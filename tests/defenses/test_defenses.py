@@ -73,6 +73,9 @@ def test_knn_is_the_head_of_the_mean_feature(net, memory) -> None:
     index, _ = memory.search(inputs.flatten(1), 3)
     expected = net.head(memory.features[index].mean(1))
     torch.testing.assert_close(KNN(net, memory, 3)(inputs), expected)
+    inputs.requires_grad_()
+    KNN(net, memory, 3)(inputs).sum().backward()
+    assert inputs.grad.eq(0).all()
 
 
 @pytest.mark.parametrize("kind", ["otad", "knn"])

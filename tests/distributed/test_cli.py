@@ -77,6 +77,17 @@ def test_an_error_keeps_its_traceback_if_it_is_ours(monkeypatch: pytest.MonkeyPa
         main(LabelJobConfig, fail, description="")
 
 
+def test_control_c_ends_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(config: LabelJobConfig) -> dict:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["label_qcp.py"])
+    with pytest.raises(SystemExit) as stop:
+        main(LabelJobConfig, interrupted, description="")
+    assert stop.value.code == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
 def test_storage_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OTAD_STORAGE", str(tmp_path / "a"))
     workspace = Workspace(parse(LabelJobConfig, [], description=""))

@@ -167,6 +167,19 @@ def test_a_memory_of_another_backbone_is_refused(storage: Path, result: dict) ->
         run_label_job(replace(label_config(storage, memory=memory), preset=preset))
 
 
+def test_backbone_and_memory_runs_are_logged_once_a_server_answers(tmp_path: Path) -> None:
+    preset = quick_preset()
+    run_memory_build(JobConfig(preset=preset, storage=str(tmp_path), tracking_uri="http://127.0.0.1:9"))
+    manifests = [next(tmp_path.glob(f"digits/{kind}/*/manifest.json")) for kind in ("backbone", "memory")]
+    assert [json.loads(path.read_text()).get("run_id") for path in manifests] == [None, None]
+    for _ in range(2):
+        run_memory_build(JobConfig(preset=preset, storage=str(tmp_path)))
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
+    assert sorted(run.data.tags["otad.kind"] for run in runs) == ["backbone", "memory"]
+    assert {json.loads(path.read_text())["run_id"] for path in manifests} == {run.info.run_id for run in runs}
+
+
 def test_training_that_diverges_says_what_to_change(tmp_path: Path) -> None:
     preset = replace(quick_preset(), training=replace(quick_preset().training, learning_rate=1e6))
     with pytest.raises(InputError, match=r"training diverged.*lower learning_rate"):

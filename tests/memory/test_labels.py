@@ -10,7 +10,7 @@ from test_neighbor_memory import build
 
 from otad_ray.cip import Regularity, integrate
 from otad_ray.errors import InputError
-from otad_ray.memory import IntegrationConfig, label_rows, label_schema
+from otad_ray.memory import IntegrationConfig, label_features, label_rows, label_schema
 
 
 @pytest.fixture
@@ -70,3 +70,16 @@ def test_config_refuses() -> None:
         IntegrationConfig(neighbors=0)
     with pytest.raises(InputError, match="known: theory, released"):
         IntegrationConfig(cross_term="paper")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("cross_term", ["theory", "released"])
+def test_features_follow_from_weights_at_the_regularity_asked_for(memory, cross_term: str) -> None:
+    regularity = Regularity(smoothness=1.2, strong_convexity=-0.3)
+    config = IntegrationConfig(neighbors=5, regularity=regularity, cross_term=cross_term)  # type: ignore[arg-type]
+    table = label_rows(memory, np.arange(60), config, dense=True)
+    assert {"solved", "relaxed"} <= set(table["status"].to_pylist())
+    dense = table["feature"].combine_chunks().flatten().to_numpy().reshape(60, 6)
+    np.testing.assert_allclose(label_features(memory, table, config), dense, atol=1e-5)
+    stranger = table.set_column(0, "id", [np.arange(60)])
+    with pytest.raises(InputError, match="does not hold"):
+        label_features(memory, stranger, config)

@@ -2,6 +2,8 @@
 
 import logging
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -68,3 +70,17 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert redacted("postgresql://h/db?user=me&password=pw") == "postgresql://h/db?***"
     assert redacted("sqlite:////a/b.db") == "sqlite:////a/b.db"
     assert default_tracking_uri("databricks", Path("/x")) == "databricks"
+
+
+def test_processes_that_open_a_new_store_together_all_log(tmp_path: Path) -> None:
+    script = f"""
+from pathlib import Path
+from otad_ray.tracking import RunRecord, default_tracking_uri, track
+root = Path({str(tmp_path)!r})
+record = RunRecord(experiment="digits", kind="labels", params={{}}, metrics={{"rows": 1}})
+assert track(record, tracking_uri=default_tracking_uri(None, root), root=root)
+"""
+    started = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE) for _ in range(3)]
+    for process in started:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
