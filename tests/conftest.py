@@ -1,9 +1,13 @@
 """Every test runs on one thread, away from the user's storage, data and tracking server."""
 
+import os
+
 import pytest
 import torch
 
 torch.set_num_threads(1)
+# Ray's workers are nice by default, and starve beside the tests that run at the same time.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(autouse=True)

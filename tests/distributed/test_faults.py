@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from digits_jobs import QUICK_OPTIONS, ROWS, descendants, job_command, read_labels, run_job
+from digits_jobs import ROWS, descendants, job_command, read_labels, run_job
 
 pytestmark = pytest.mark.xdist_group("processes")
 
-# A conic solver takes about 15 ms a row, so a kill falls into the middle of a shard.
-OPTIONS = [*QUICK_OPTIONS, "--solver", "clarabel", "--rows-per-shard", "48", "--num-actors", "2"]
+# A conic solver takes about 10 ms a row, so a kill falls into the middle of a shard.
+PRESET_OPTIONS = ["--training.epochs", "3", "--neighbors", "3"]
+OPTIONS = [*PRESET_OPTIONS, "--solver", "clarabel", "--rows-per-shard", "48", "--num-actors", "2"]
 SHARDS = -(-ROWS // 48)
 
 
@@ -47,7 +48,7 @@ def start(storage: Path, log: Path) -> subprocess.Popen:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Path:
-    run_job("build_memory.py", *QUICK_OPTIONS, "--storage", str(tmp_path))
+    run_job("build_memory.py", *PRESET_OPTIONS, "--storage", str(tmp_path))
     return tmp_path
 
 
