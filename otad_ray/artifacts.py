@@ -71,14 +71,14 @@ def to_jsonable(value: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     with atomic_file(path) as temporary:
-        temporary.write_text(json.dumps(to_jsonable(value), indent=2) + "\n")
+        temporary.write_text(_json_text(value))
 
 
 def write_json_once(path: Path, value: Any) -> bool:
     """Write a JSON file unless it exists; whether this call wrote it. Of several writers exactly one does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
-    temporary.write_text(json.dumps(to_jsonable(value), indent=2) + "\n")
+    temporary.write_text(_json_text(value))
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -173,6 +173,10 @@ def remove_abandoned(directory: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _json_text(value: Any) -> str:
+    return json.dumps(to_jsonable(value), indent=2) + "\n"
 
 
 def _canonical(value: Any) -> str:

@@ -85,16 +85,15 @@ def integrate(
     """
     check_neighborhoods(points, features)
     _check_query(query, points, potentials)
-    if solver != DUAL:
-        _refuse_gradient(solver, query, points, features, potentials)
-    blocks = gram_blocks(query, points, features)
     solve: Callable[[CipProgram], _ProgramSolution] = _solve_dual
     if solver != DUAL:
+        _refuse_gradient(solver, query, points, features, potentials)
         solve_row = row_solver(solver)
 
         def solve(program: CipProgram) -> _ProgramSolution:
             return _solve_rows(program, _centers(query, points, features, program.displacement), solve_row)
 
+    blocks = gram_blocks(query, points, features)
     solution, displacement = _integrate_blocks(blocks, regularity, cross_term, potentials, solve)
     feature = _combine(solution.weights, query, points, features, displacement)
     return Solution(**vars(solution), feature=feature, solver=solver)

@@ -64,11 +64,11 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     _check_split(config)
     check_num_actors(config.num_actors, config.address)
     workspace = Workspace(config)
-    _, backbone = ensure_backbone(workspace)
-    memory = ensure_memory(workspace, search=config.search)
-    knn, otads = _save_defenses(workspace, backbone, memory)
     rows = workspace.rows(config.split)
     rows.check()
+    memory = ensure_memory(workspace, search=config.search)
+    _, backbone = ensure_backbone(workspace)
+    knn, otads = _save_defenses(workspace, backbone, memory)
 
     identity = {
         "memory": memory.fingerprint,

@@ -54,6 +54,8 @@ def test_bad_options_end_with_two_and_say_why(
 
     monkeypatch.setattr(sys, "argv", ["label_qcp.py", *arguments])
     monkeypatch.setenv("COLUMNS", "300")
+    # Jobs use a session that is open, and other tests of this process may have opened one.
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(SystemExit) as stop:
         main(LabelJobConfig, run_label_job, description="")
     assert stop.value.code == 2

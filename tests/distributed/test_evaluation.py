@@ -61,6 +61,12 @@ def test_validation_rows_must_not_be_in_the_memory(tmp_path: Path) -> None:
     assert result["rows"] == 143
 
 
+def test_bad_input_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="neighbors must be at most 1436"):
+        run_evaluation(config(tmp_path, preset=quick_preset(neighbors=1437)))
+    assert not list(tmp_path.glob("digits/*"))
+
+
 def test_unknown_split(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown split 'dev'"):
         run_evaluation(config(tmp_path, split="dev"))
