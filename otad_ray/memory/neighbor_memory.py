@@ -1,7 +1,7 @@
 """Training points with their features on disk, memory-mapped, and the search over their keys."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
 from itertools import zip_longest
@@ -23,9 +23,10 @@ from otad_ray.artifacts import (
 )
 from otad_ray.errors import InputError
 from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest
+from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
 
 _KIND = "memory"
-_FORMAT = 1
+_FORMAT = 2
 
 # Squares of larger keys overflow in float32.
 _LARGEST_KEY_NORM = 1e18
@@ -40,7 +41,9 @@ class NeighborMemory:
     manifest: what was recorded when it was built, among it the backbone's fingerprint.
     """
 
-    def __init__(self, directory: Path, manifest: dict[str, Any], arrays: Mapping[str, Tensor], search: str) -> None:
+    def __init__(
+        self, directory: Path, manifest: dict[str, Any], arrays: Mapping[str, Tensor], sketch: Sketch, search: str
+    ) -> None:
         check_search(search)
         self.directory = directory
         self.manifest = manifest
@@ -49,16 +52,16 @@ class NeighborMemory:
         self.features = arrays["features"]
         self.labels = arrays["labels"]
         self.ids = arrays["ids"]
+        self._sketch = sketch
         self._search_name = search
-        self._largest_key_norm = float(manifest["largest_key_norm"])
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @cached_property
-    def _candidates(self) -> CandidateSearch:
-        """Made at the first search: it reads every key once."""
-        return SEARCHES[self._search_name](self.keys)
+    def _searches(self) -> Sequence[CandidateSearch]:
+        """Made at the first search: a memory may be opened where the search's library is missing."""
+        return SEARCHES[self._search_name](self.keys, float(self.manifest["largest_key_norm"]), self._sketch)
 
     @classmethod
     def build(
@@ -86,10 +89,12 @@ class NeighborMemory:
         with atomic_directory(directory) as temporary:
             contents = _write_arrays(temporary, sources)
             _check_ids(np.load(temporary / "ids.npy"))
+            searched = np.load(temporary / ("points.npy" if keys is None else "keys.npy"), mmap_mode="r")
             manifest = {
                 "kind": _KIND,
                 "format": _FORMAT,
                 **contents,
+                "sketch": write_sketch(temporary, searched),
                 "versions": versions(),
                 **(provenance or {}),
             }
@@ -105,13 +110,13 @@ class NeighborMemory:
         directory = Path(directory).absolute()
         if not directory.is_dir():
             raise InputError(f"memory {directory} does not exist; make it with: python jobs/build_memory.py")
-        manifest = read_manifest(directory, kind=_KIND, fields=("shapes", "sha256", "largest_key_norm"))
+        manifest = read_manifest(directory, kind=_KIND, fields=("shapes", "sha256", "largest_key_norm", "sketch"))
         arrays = {
             name: _map_array(directory / f"{name}.npy", tuple(shape)).to(device)
             for name, shape in manifest["shapes"].items()
         }
         arrays.setdefault("keys", arrays["points"])
-        return cls(directory, manifest, arrays, search)
+        return cls(directory, manifest, arrays, _open_sketch(directory, manifest, device), search)
 
     @property
     def fingerprint(self) -> str:
@@ -129,9 +134,7 @@ class NeighborMemory:
             raise InputError(f"exclude_ids must be (B,) = {tuple(keys.shape[:1])}, got {tuple(exclude_ids.shape)}")
         queries = keys.detach().to(self.keys.device, torch.float32).contiguous()
         count = k if exclude_ids is None else k + 1
-        index, distance = exact_nearest(
-            self.keys, self._candidates, queries, count, largest_key_norm=self._largest_key_norm
-        )
+        index, distance = exact_nearest(self.keys, self._searches, queries, count)
         if exclude_ids is None:
             return index, distance
         excluded = self.ids[index] == exclude_ids.to(self.ids.device).unsqueeze(1)
@@ -225,6 +228,18 @@ def _write_arrays(directory: Path, sources: Mapping[str, Batches]) -> dict[str, 
         "sha256": digests,
         "largest_key_norm": largest,
     }
+
+
+def _open_sketch(directory: Path, manifest: Mapping[str, Any], device: str | torch.device) -> Sketch:
+    try:
+        sketch = read_sketch(directory, manifest["sketch"], device)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"the sketch in {directory} is missing or truncated ({error}); delete {directory} and build it again"
+        ) from error
+    if len(sketch.rows) != manifest["rows"]:
+        raise InputError(f"the sketch in {directory} has {len(sketch.rows)} rows; build {directory} again")
+    return sketch
 
 
 def _map_array(path: Path, shape: tuple[int, ...]) -> Tensor:

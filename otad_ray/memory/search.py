@@ -1,58 +1,78 @@
 """Exact nearest neighbors in l2, whatever proposes the candidates.
 
-A search proposes candidates by distances in float32. These are measured again in float64, ordered by distance
-and then position, and accepted only if rounding cannot hide a nearer key; else more candidates are asked for.
-So every search returns the same neighbors, for any batch size, and certificates may rest on them.
+A search proposes candidates and a radius within which there are no others. Candidates are measured again in
+float64 and ordered by distance and then position; a row whose last neighbor lies inside the radius is certain, and
+the others ask for more candidates. So every search returns the same neighbors, for any batch size, and
+certificates may rest on them.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from otad_ray.errors import InputError
+from otad_ray.memory.sketch import Sketch, SketchSearch
 
-# Candidates proposed beyond those asked for, and the factor by which a row's candidates grow if they do not suffice.
-_SPARE = 8
+# The factor by which a row's candidates grow if they do not suffice.
 _GROWTH = 4
-# Bytes of one block of distances, and of one block of float64 differences.
+# Bytes of a block of distances.
 _BLOCK_BYTES = 32 << 20
+# Bytes of candidates measured at a time: on a processor few enough for its second-level cache.
+_MEASURED_BYTES = {"cpu": 2 << 20}
+_MEASURED_BYTES_ELSEWHERE = 256 << 20
+
+_SINGLE = torch.finfo(torch.float32)
 
 
 class CandidateSearch(Protocol):
-    """Proposes nearest keys by float32 distances."""
+    """Proposes nearest keys. largest_count: it is not worth asking for more than this many."""
+
+    largest_count: int
+
+    def first_count(self, count: int) -> int:
+        """Candidates that usually suffice for `count` neighbors."""
+        ...
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Positions (B, count) and squared distances (B, count), ascending, of queries (B, D) float32."""
+        """Positions (B, count) of candidates for queries (B, E) float32, and a radius (B,) float64.
+
+        Every key that is not proposed lies at least `radius` away.
+        """
         ...
 
 
-class TorchSearch:
-    """Matrix products and top-k in torch, on the device of the keys."""
+class BruteForce:
+    """Distances to every key by matrix products in float32, on the device of the keys."""
 
-    def __init__(self, keys: Tensor) -> None:
+    def __init__(self, keys: Tensor, largest_key_norm: float) -> None:
         self._keys = keys
-        self._squares = _squared_norms(keys).float()
+        self._largest_key_norm = largest_key_norm
+        self.largest_count = len(keys)
+
+    def first_count(self, count: int) -> int:
+        return count + 8
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         block = max(count, _BLOCK_BYTES // (4 * max(1, len(queries))))
-        squares = _squared_norms(queries).float().unsqueeze(1)
         best = torch.full((len(queries), 0), torch.inf, device=queries.device)
         where = torch.empty((len(queries), 0), dtype=torch.int64, device=queries.device)
         for start in range(0, len(self._keys), block):
             keys = self._keys[start : start + block]
-            distances = torch.addmm(self._squares[start : start + block], queries, keys.T, alpha=-2.0) + squares
+            # Less |q|^2, which does not change the order.
+            distances = torch.addmm(keys.square().sum(1), queries, keys.T, alpha=-2.0)
             near, position = distances.topk(min(count, len(keys)), largest=False)
             best, order = torch.cat([best, near], 1).topk(min(count, best.shape[1] + near.shape[1]), largest=False)
             where = torch.cat([where, position + start], 1).gather(1, order)
-        return where, best
+        farthest = best[:, -1].double() + queries.double().square().sum(1)
+        return where, _radius(farthest, queries, self._largest_key_norm)
 
 
 class FaissSearch:
     """FAISS's exhaustive search on the memory-mapped keys: no index file, no copy per actor."""
 
-    def __init__(self, keys: Tensor) -> None:
+    def __init__(self, keys: Tensor, largest_key_norm: float) -> None:
         try:
             import faiss
         except ImportError as error:
@@ -61,13 +81,24 @@ class FaissSearch:
             raise InputError(f"search 'faiss' works on the CPU, the keys are on {keys.device}; use search 'torch'")
         self._knn = faiss.knn
         self._keys = keys.numpy()
+        self._largest_key_norm = largest_key_norm
+        self.largest_count = len(keys)
+
+    def first_count(self, count: int) -> int:
+        return count + 8
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         distances, positions = self._knn(queries.numpy(), self._keys, count)
-        return torch.from_numpy(positions), torch.from_numpy(distances)
+        farthest = torch.from_numpy(distances[:, -1]).double()
+        return torch.from_numpy(positions), _radius(farthest, queries, self._largest_key_norm)
 
 
-SEARCHES: Mapping[str, Callable[[Tensor], CandidateSearch]] = {"torch": TorchSearch, "faiss": FaissSearch}
+# Each name gives the searches that are tried in turn; the last one can propose every key.
+Searches = Callable[[Tensor, float, Sketch], Sequence[CandidateSearch]]
+SEARCHES: Mapping[str, Searches] = {
+    "torch": lambda keys, norm, sketch: (SketchSearch(sketch), BruteForce(keys, norm)),
+    "faiss": lambda keys, norm, sketch: (FaissSearch(keys, norm),),
+}
 
 
 def check_search(name: str) -> None:
@@ -77,59 +108,77 @@ def check_search(name: str) -> None:
 
 
 def exact_nearest(
-    keys: Tensor, search: CandidateSearch, queries: Tensor, count: int, *, largest_key_norm: float
+    keys: Tensor, searches: Sequence[CandidateSearch], queries: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """The `count` nearest keys of each query: positions (B, count), distances (B, count) float64.
 
-    keys (N, D) and queries (B, D) float32, count <= N. Ordered by distance, then position.
+    keys (N, E) and queries (B, E) float32, count <= N. Ordered by distance, then position.
     """
-    rounding = _distance_rounding(queries, largest_key_norm)
     positions = torch.empty((len(queries), count), dtype=torch.int64, device=queries.device)
-    squared = torch.empty((len(queries), count), dtype=torch.float64, device=queries.device)
+    distances = torch.empty((len(queries), count), dtype=torch.float64, device=queries.device)
     rows = torch.arange(len(queries), device=queries.device)
-    proposed = min(len(keys), count + _SPARE)
-    while rows.numel():
-        uncertain = []
-        for part in rows.split(max(1, _BLOCK_BYTES // (32 * proposed))):
-            candidates, approximate = search.nearest(queries[part], proposed)
-            measured, order = _sorted_by_distance(keys, queries[part], candidates)
-            positions[part] = candidates.gather(1, order)[:, :count]
-            squared[part] = measured[:, :count]
-            # A key not proposed lies at least `approximate[-1] - rounding` away.
-            certain = measured[:, count - 1] < approximate[:, -1].double() - rounding[part]
-            uncertain.append(part[~certain])
-        if proposed == len(keys):
-            break
-        rows = torch.cat(uncertain)
-        proposed = min(len(keys), proposed * _GROWTH)
-    return positions, squared.sqrt()
+    for search in searches:
+        proposed = min(search.first_count(count), len(keys))
+        while rows.numel() and proposed <= max(search.largest_count, count):
+            uncertain = []
+            for part in rows.split(max(1, _BLOCK_BYTES // (32 * proposed))):
+                candidates, radius = search.nearest(queries[part], proposed)
+                positions[part], distances[part] = _nearest_of(keys, queries[part], candidates, count)
+                certain = distances[part, -1] < radius
+                uncertain.append(part[~certain])
+            if proposed == len(keys):
+                return positions, distances
+            remaining = torch.cat(uncertain)
+            # Where most rows need more, a search that prunes does not pay.
+            pays = search is searches[-1] or 2 * len(remaining) <= len(rows)
+            rows = remaining
+            if not pays:
+                break
+            proposed = min(proposed * _GROWTH, len(keys))
+    return positions, distances
 
 
-def _sorted_by_distance(keys: Tensor, queries: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
-    """Squared distances in float64, ascending, and the order that sorts the candidates so."""
-    block = max(1, _BLOCK_BYTES // (8 * candidates.shape[1] * keys.shape[1]))
-    squared = torch.cat(
-        [
-            (keys[near].double() - rows.double().unsqueeze(1)).square().sum(2)
-            for near, rows in zip(candidates.split(block), queries.split(block), strict=True)
-        ]
-    )
+def _nearest_of(keys: Tensor, queries: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` nearest of each row's candidates: positions, and distances in float64."""
+    row_bytes = 4 * candidates.shape[1] * keys.shape[1]
+    block = max(1, _MEASURED_BYTES.get(keys.device.type, _MEASURED_BYTES_ELSEWHERE) // row_bytes)
+    parts = [
+        _nearest_of_block(keys, rows, near, count)
+        for rows, near in zip(queries.split(block), candidates.split(block), strict=True)
+    ]
+    return torch.cat([positions for positions, _ in parts]), torch.cat([distances for _, distances in parts])
+
+
+def _nearest_of_block(keys: Tensor, queries: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    dimension = keys.shape[1]
+    # index_select copies whole rows; indexing by a matrix is several times slower.
+    differences = keys.index_select(0, candidates.view(-1)).view(*candidates.shape, dimension)
+    differences -= queries.unsqueeze(1)
+    single = differences.square_().sum(2)
+    # A difference of two floats is rounded once, so these are right to a few roundings of their own size.
+    spread = (dimension + 4) * _SINGLE.eps
+    farthest = single.topk(count, largest=False).values[:, -1:]
+    row, column = (single <= (1 + 2 * spread) * farthest + 8 * dimension * _SINGLE.tiny).nonzero(as_tuple=True)
+    squared = torch.full(single.shape, torch.inf, dtype=torch.float64, device=keys.device)
+    pairs = max(1, _BLOCK_BYTES // (8 * dimension))
+    for part_row, part_column in zip(row.split(pairs), column.split(pairs), strict=True):
+        exact = keys.index_select(0, candidates[part_row, part_column]).double()
+        exact -= queries[part_row]
+        squared[part_row, part_column] = exact.square_().sum(1)
     by_position = candidates.argsort(1)
-    by_distance = squared.gather(1, by_position).argsort(dim=1, stable=True)
+    by_distance = squared.gather(1, by_position).argsort(dim=1, stable=True)[:, :count]
     order = by_position.gather(1, by_distance)
-    return squared.gather(1, order), order
+    return candidates.gather(1, order), squared.gather(1, order).sqrt()
+
+
+def _radius(farthest: Tensor, queries: Tensor, largest_key_norm: float) -> Tensor:
+    """Distance from which on keys may not have been proposed, by the largest proposed squared distance in float32."""
+    return (farthest - _distance_rounding(queries, largest_key_norm)).clamp_min(0).sqrt()
 
 
 def _distance_rounding(queries: Tensor, largest_key_norm: float) -> Tensor:
     """Bound (B,) on the error of `|q|^2 + |x|^2 - 2 <q, x>` in float32, for any order of summation."""
     terms = queries.shape[1] + 8
-    single = torch.finfo(torch.float32)
-    norms = _squared_norms(queries).sqrt() + largest_key_norm
+    norms = queries.double().square().sum(1).sqrt() + largest_key_norm
     # Products below the smallest normal number may be lost altogether.
-    return terms * (0.5 * single.eps * norms.square() + 4 * single.tiny)
-
-
-def _squared_norms(vectors: Tensor) -> Tensor:
-    """(N,) float64, without a float64 copy of all vectors."""
-    block = max(1, _BLOCK_BYTES // (8 * max(1, vectors.shape[1])))
-    return torch.cat([part.double().square().sum(1) for part in vectors.split(block)])
+    return terms * (0.5 * _SINGLE.eps * norms.square() + 4 * _SINGLE.tiny)

@@ -112,6 +112,7 @@ def test_arrays_are_read_back_and_mapped(tmp_path: Path) -> None:
     assert memory.keys.data_ptr() == memory.points.data_ptr()
     assert sorted(path.name for path in (tmp_path / "memory").iterdir()) == [
         "features.npy", "ids.npy", "labels.npy", "manifest.json", "points.npy",
+        "sketch.npy", "sketch_basis.npy", "sketch_center.npy",
     ]  # fmt: skip
 
 
@@ -191,6 +192,13 @@ def test_missing_and_broken_directories_are_refused(tmp_path: Path) -> None:
         points.write_bytes(whole[:keep])
         with pytest.raises(InputError, match="missing or truncated"):
             NeighborMemory.load(tmp_path / "memory")
+    points.write_bytes(whole)
+    for name in ("sketch.npy", "sketch_basis.npy", "sketch_center.npy"):
+        sketch = (tmp_path / "memory" / name).read_bytes()
+        (tmp_path / "memory" / name).write_bytes(sketch[:-1])
+        with pytest.raises(InputError, match=r"the sketch in .* is missing or truncated"):
+            NeighborMemory.load(tmp_path / "memory")
+        (tmp_path / "memory" / name).write_bytes(sketch)
     points.unlink()
     with pytest.raises(InputError, match="missing or truncated"):
         NeighborMemory.load(tmp_path / "memory")
