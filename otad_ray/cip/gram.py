@@ -84,9 +84,9 @@ class _CenteredGram(torch.autograd.Function):
     def forward(ctx: Any, query: Tensor | None, points: Tensor | None, features: Tensor) -> Tensor:
         ctx.save_for_backward(query, points, features)
         num_rows = features.shape[1] + 1 + (0 if points is None else points.shape[1] + 1)
-        gram = features.new_empty(len(features), num_rows, num_rows, dtype=torch.float64)
-        for part, rows in _centered_rows(query, points, features, num_rows):
-            torch.bmm(rows, rows.mT, out=gram[part])
+        gram = features.new_zeros(len(features), num_rows, num_rows, dtype=torch.float64)
+        for samples, _, rows in _centered_rows(query, points, features, num_rows):
+            gram[samples].baddbmm_(rows, rows.mT)
         return gram
 
     @staticmethod
@@ -94,33 +94,44 @@ class _CenteredGram(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         inputs: tuple[Any, ...] = ctx.saved_tensors
         grads: list[Any] = [torch.empty_like(inputs[i]) if ctx.needs_input_grad[i] else None for i in range(3)]
-        for part, rows in _centered_rows(inputs[0], inputs[1], inputs[2], gradient.shape[1]):
-            row_grads = (gradient[part] + gradient[part].mT) @ rows
+        for samples, entries, rows in _centered_rows(inputs[0], inputs[1], inputs[2], gradient.shape[1]):
+            row_grads = (gradient[samples] + gradient[samples].mT) @ rows
             for grad, value in zip(grads, _input_grads(row_grads, inputs[2].shape[1]), strict=True):
                 if grad is not None:
-                    grad[part] = value
+                    grad[samples, ..., entries] = value
         return grads[0], grads[1], grads[2]
 
 
 def _centered_rows(
     query: Tensor | None, points: Tensor | None, features: Tensor, num_rows: int
-) -> Iterator[tuple[slice, Tensor]]:
-    """Slices of the batch with their centered rows (n, R, D), float64, in a buffer that the next one overwrites."""
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Slices of the samples and of their D entries, with the centered rows (n, R, d) of these, float64.
+
+    The rows lie in a buffer that the next ones overwrite. Centering is entry by entry, and inner products add up.
+    """
     num_samples, num_neighbors, dimension = features.shape
-    block = max(1, _BLOCK_BYTES // (8 * num_rows * dimension))
-    buffer = features.new_empty(min(block, num_samples), num_rows, dimension, dtype=torch.float64)
-    for start in range(0, num_samples, block):
-        part = slice(start, min(start + block, num_samples))
-        rows = buffer[: part.stop - part.start]
-        if points is not None:
-            rows[:, :num_neighbors] = points[part]
-            center = rows[:, :num_neighbors].mean(1)
-            rows[:, num_neighbors] = center if query is None else query[part]
-            rows[:, : num_neighbors + 1] -= center.unsqueeze(1)
-        rows[:, -num_neighbors - 1 : -1] = features[part]
-        rows[:, -1] = rows[:, -num_neighbors - 1 : -1].mean(1)
-        rows[:, -num_neighbors - 1 : -1] -= rows[:, -1:]
-        yield part, rows
+    width = _balanced(dimension, max(1, _BLOCK_BYTES // (8 * num_rows)))
+    height = max(1, min(num_samples, _BLOCK_BYTES // (8 * num_rows * width)))
+    buffer = features.new_empty(height, num_rows, width, dtype=torch.float64)
+    for start in range(0, num_samples, height):
+        samples = slice(start, min(start + height, num_samples))
+        for first in range(0, dimension, width):
+            entries = slice(first, min(first + width, dimension))
+            rows = buffer[: samples.stop - start, :, : entries.stop - first]
+            if points is not None:
+                rows[:, :num_neighbors] = points[samples, :, entries]
+                center = rows[:, :num_neighbors].mean(1)
+                rows[:, num_neighbors] = center if query is None else query[samples, entries]
+                rows[:, : num_neighbors + 1] -= center.unsqueeze(1)
+            rows[:, -num_neighbors - 1 : -1] = features[samples, :, entries]
+            rows[:, -1] = rows[:, -num_neighbors - 1 : -1].mean(1)
+            rows[:, -num_neighbors - 1 : -1] -= rows[:, -1:]
+            yield samples, entries, rows
+
+
+def _balanced(total: int, largest: int) -> int:
+    """The size of equal pieces of at most `largest`."""
+    return -(-total // -(-total // largest))
 
 
 def _input_grads(row_grads: Tensor, num_neighbors: int) -> tuple[Tensor | None, Tensor | None, Tensor]:

@@ -18,6 +18,8 @@ from otad_ray.cip.status import Status
 # stop when the value is right to about 1e-8, which leaves the weights, and so the gap, right to about 1e-4.
 _DUAL_TOLERANCE = 1e-9
 _CONIC_TOLERANCE = 1e-3
+# Bytes of float64 features held at a time.
+_BLOCK_BYTES = 2 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,14 +214,19 @@ def _centers(query: Tensor, points: Tensor, features: Tensor, displacement: floa
 
 
 def _combine(weights: Tensor, query: Tensor, points: Tensor, features: Tensor, displacement: float) -> Tensor:
-    """`sum_i s_i w_i`, centered over the neighbors: large common parts would cost the differences their digits."""
-    weights = weights.to(features.dtype).unsqueeze(1)
-    center = features.mean(1, keepdim=True)
-    feature = center + weights @ (features - center)
-    if displacement != 0:
-        middle = points.mean(1, keepdim=True)
-        feature = feature + displacement * (query.unsqueeze(1) - middle - weights @ (points - middle))
-    return feature.squeeze(1)
+    """`sum_i s_i w_i`, summed in float64: large common parts would cost the differences their digits.
+
+    A few samples at a time: copies of all of them would leave the processor's cache.
+    """
+    block = max(1, _BLOCK_BYTES // (8 * features.shape[1] * features.shape[2]))
+    tensors = (weights.unsqueeze(1), query.unsqueeze(1), points, features)
+    parts = []
+    for share, rows, near, targets in zip(*(tensor.split(block) for tensor in tensors), strict=True):
+        feature = share @ targets.double()
+        if displacement != 0:
+            feature = feature + displacement * (rows.double() - share @ near.double())
+        parts.append(feature.squeeze(1).to(features.dtype))
+    return torch.cat(parts)
 
 
 def _refuse_gradient(solver: str, *tensors: Tensor | None) -> None:
