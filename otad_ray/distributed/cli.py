@@ -18,10 +18,12 @@ _DEFAULT_PRESET = "digits"
 Config = TypeVar("Config", bound=JobConfig)
 
 
-def parse(config: type[Config], arguments: Sequence[str], *, description: str) -> Config:
+def parse(
+    config: type[Config], arguments: Sequence[str], *, description: str, default_preset: str = _DEFAULT_PRESET
+) -> Config:
     """`[PRESET] [--field value ...]`: the preset's values, with fields replaced by options."""
     arguments = list(arguments)
-    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else _DEFAULT_PRESET
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else default_preset
     preset = find_preset(name)
     summary = description.partition("\n")[0]
     return tyro.cli(
@@ -33,13 +35,19 @@ def parse(config: type[Config], arguments: Sequence[str], *, description: str) -
     )
 
 
-def main(config: type[Config], run: Callable[[Config], dict[str, Any]], *, description: str) -> None:
+def main(
+    config: type[Config],
+    run: Callable[[Config], dict[str, Any]],
+    *,
+    description: str,
+    default_preset: str = _DEFAULT_PRESET,
+) -> None:
     """Run a job from the command line: logs on stderr, and one JSON object as the last line of stdout."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for noisy in ("alembic", "mlflow", "ray", "httpx"):
+    for noisy in ("alembic", "faiss", "mlflow", "ray", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        parsed = parse(config, sys.argv[1:], description=description)
+        parsed = parse(config, sys.argv[1:], description=description, default_preset=default_preset)
     except ValueError as error:
         # Configurations refuse bad values of their own.
         _stop(error)

@@ -44,7 +44,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
             ) from error
     else:
         # The spare CPU need not be a core of its own: as many actors as cores can work.
-        cpus = _num_cores() + _SPARE_CPUS
+        cpus = num_cores() + _SPARE_CPUS
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     # Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do.
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -58,7 +58,7 @@ def ray_session(address: str | None = None) -> Iterator[None]:
 def check_num_actors(requested: int | None, address: str | None) -> None:
     """InputError, before any work, for a cluster that does not answer or cannot take so many actors."""
     if not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS")):
-        _check_spare(1 if requested is None else requested, _num_cores())
+        _check_spare(1 if requested is None else requested, num_cores())
         return
     with ray_session(address):
         choose_num_actors(requested, work=requested or 1)
@@ -74,7 +74,7 @@ def choose_num_actors(requested: int | None, *, work: int) -> int:
     return min(work, requested or spare)
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
     """Cores this process may use, which containers make fewer than the machine's."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -3,7 +3,7 @@
 from otad_ray.memory.integration import IntegrationConfig, integrate_neighbors
 from otad_ray.memory.labels import RETRYABLE_LABELS, label_features, label_rows, label_schema
 from otad_ray.memory.neighbor_memory import NeighborMemory
-from otad_ray.memory.search import SEARCHES, check_search
+from otad_ray.memory.search import SEARCHES, check_search, nearest_others
 
 __all__ = [
     "RETRYABLE_LABELS",
@@ -15,4 +15,5 @@ __all__ = [
     "label_features",
     "label_rows",
     "label_schema",
+    "nearest_others",
 ]

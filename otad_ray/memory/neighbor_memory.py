@@ -22,7 +22,7 @@ from otad_ray.artifacts import (
     write_json,
 )
 from otad_ray.errors import InputError
-from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest
+from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest, leave_out
 from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
 
 _KIND = "memory"
@@ -138,9 +138,7 @@ class NeighborMemory:
         if exclude_ids is None:
             return index, distance
         excluded = self.ids[index] == exclude_ids.to(self.ids.device).unsqueeze(1)
-        # Stable: the excluded row, or else the last one, goes behind the k that stay in order.
-        order = excluded.to(torch.int8).argsort(dim=1, stable=True)[:, :k]
-        return index.gather(1, order), distance.gather(1, order)
+        return leave_out(excluded, index, distance)
 
     def _check_query(self, keys: Tensor, k: int, exclude_ids: Tensor | None) -> None:
         if keys.dim() != 2 or keys.shape[1] != self.keys.shape[1]:

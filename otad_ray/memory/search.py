@@ -138,6 +138,21 @@ def exact_nearest(
     return positions, distances
 
 
+def nearest_others(points: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Positions (n, k) of the nearest points of the points (N, D) at positions `rows` (n,), themselves left out."""
+    largest = float(points.norm(dim=1).max()) * (1 + 1e-6)
+    queries = points[rows]
+    index, distance = exact_nearest(points, (BruteForce(points, largest),), queries, k + 1)
+    return leave_out(index == rows.unsqueeze(1), index, distance)[0]
+
+
+def leave_out(excluded: Tensor, index: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+    """The k + 1 nearest less one: that which is excluded (B, k + 1), or else the last."""
+    # Stable: the excluded one goes behind the k that stay in order.
+    order = excluded.to(torch.int8).argsort(dim=1, stable=True)[:, :-1]
+    return index.gather(1, order), distance.gather(1, order)
+
+
 def _nearest_of(keys: Tensor, queries: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` nearest of each row's candidates: positions, and distances in float64."""
     row_bytes = 4 * candidates.shape[1] * keys.shape[1]

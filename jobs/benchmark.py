@@ -1,0 +1,11 @@
+"""How fast: convex integration, search, the label job and its memory, as ratios measured within one run.
+
+python jobs/benchmark.py                      # mnist
+python jobs/benchmark.py digits --parts search labels
+"""
+
+from otad_ray.distributed.benchmark import BenchmarkConfig, run_benchmark
+from otad_ray.distributed.cli import main
+
+if __name__ == "__main__":
+    main(BenchmarkConfig, run_benchmark, description=__doc__ or "", default_preset="mnist")

@@ -1,0 +1,100 @@
+"""Is a backbone an optimal transport map? The assumption behind OTAD, measured."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otad_ray.cip import Regularity, brenier_potentials
+from otad_ray.memory import nearest_others
+from otad_ray.models import Backbone
+
+# Points measured; the assignment problem takes their number to the third power.
+_SAMPLE = 1000
+_SEED = 0
+_BATCH = 256
+# Of the local Lipschitz constant: the l2 norm of the perturbation, the paper's Fig. 2, and steps of the power method.
+_RADIUS = 0.3
+_ASCENT_STEPS = 10
+
+
+def transport_diagnostics(
+    backbone: Backbone, points: Tensor, *, neighbors: int, regularity: Regularity
+) -> dict[str, float]:
+    """Measures of the map `x -> R(x)` on a seeded sample of points (N, D), by name.
+
+    transport_energy: mean path energy (13).
+    transport_cost: mean `|x - R(x)|^2`, and assignment_cost: the least such mean over all ways of assigning the
+        sample's features to its points; equal if and only if the map is an optimal assignment of the sample.
+    share_satisfied: share of neighborhoods, each the `neighbors` nearest other points of a point, whose features are
+        gradients of an L-smooth l-strongly convex function, (15) at `regularity` unrelaxed; and
+        relaxations_of_the_rest: mean number of relaxations that the others need (max_relaxations if that is too few).
+    lipschitz_mean, lipschitz_max: of `|R(x + d) - R(x)| / |d|` at |d| = 0.3 in the units of the points, each point's
+        direction found by the power method: lower bounds on the local Lipschitz constant.
+    """
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(_SEED))
+    rows = order[:_SAMPLE].sort().values
+    device = next(backbone.parameters()).device
+    sample = points[rows].to(device)
+    features, energy = _batched(backbone.transport, sample)
+    quotients = _local_lipschitz(backbone, sample, features)
+    satisfied, relaxations = _convexity(backbone, points, rows, neighbors, regularity)
+    return {
+        "transport_energy": float(energy.double().mean()),
+        "transport_cost": float((sample - features).double().square().sum(1).mean()),
+        "assignment_cost": _assignment_cost(sample, features),
+        "share_satisfied": satisfied,
+        "relaxations_of_the_rest": relaxations,
+        "lipschitz_mean": float(quotients.mean()),
+        "lipschitz_max": float(quotients.max()),
+    }
+
+
+@torch.no_grad()
+def _batched(function: Callable[[Tensor], tuple[Tensor, ...]], points: Tensor) -> list[Tensor]:
+    results = [function(batch) for batch in points.split(_BATCH)]
+    return [torch.cat(parts) for parts in zip(*results, strict=True)]
+
+
+def _assignment_cost(points: Tensor, features: Tensor) -> float:
+    """Least mean squared distance over one-to-one assignments, by POT's network simplex."""
+    import ot
+
+    source, target = (cloud.double().cpu().numpy() for cloud in (points, features))
+    weights = np.full(len(source), 1 / len(source))
+    return float(ot.emd2(weights, weights, ot.dist(source, target), numItermax=10_000_000))
+
+
+def _convexity(
+    backbone: Backbone, points: Tensor, rows: Tensor, neighbors: int, regularity: Regularity
+) -> tuple[float, float]:
+    near = nearest_others(points, rows, neighbors)
+    relaxations = []
+    for batch in near.split(_BATCH):
+        neighborhood = points[batch].to(next(backbone.parameters()).device)
+        with torch.no_grad():
+            features = backbone.features(neighborhood.flatten(0, 1)).view_as(neighborhood)
+            relaxations.append(brenier_potentials(neighborhood, features, regularity).relaxations)
+    needed = torch.cat(relaxations)
+    rest = needed[needed > 0]
+    return float((needed == 0).double().mean()), float(rest.double().mean()) if len(rest) else 0.0
+
+
+def _local_lipschitz(backbone: Backbone, points: Tensor, features: Tensor) -> Tensor:
+    """Difference quotients (n,) in a direction that the power method on `|R(x + d) - R(x)|^2` finds."""
+    generator = torch.Generator().manual_seed(_SEED)
+    quotients = []
+    for batch, images in zip(points.split(_BATCH), features.split(_BATCH), strict=True):
+        step = _of_length(torch.randn(batch.shape, generator=generator).to(batch), _RADIUS)
+        for _ in range(_ASCENT_STEPS):
+            step = step.detach().requires_grad_()
+            moved = (backbone.features(batch + step) - images).square().sum()
+            step = _of_length(torch.autograd.grad(moved, step)[0], _RADIUS)
+        with torch.no_grad():
+            quotients.append((backbone.features(batch + step) - images).norm(dim=1) / step.norm(dim=1))
+    return torch.cat(quotients).double()
+
+
+def _of_length(vectors: Tensor, length: float) -> Tensor:
+    return vectors * (length / vectors.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny))
