@@ -1,4 +1,4 @@
-"""Standard accuracy of the net, KNN and OTAD (both cross terms), relative error RE, share relaxed, seconds.
+"""Standard accuracy (or MSE) of net, KNN and OTAD (both cross terms), relative error RE, and transport diagnostics.
 
 python jobs/evaluate.py                       # digits
 python jobs/evaluate.py mnist --regularity.smoothness 3

@@ -18,7 +18,7 @@ from otad_ray.distributed.pipeline import Workspace, data_record, ensure_backbon
 from otad_ray.distributed.sharded_run import Compute, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.errors import InputError
-from otad_ray.evaluation import StandardAccuracy, evaluate_batch
+from otad_ray.evaluation import StandardMetrics, evaluate_batch, transport_diagnostics
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
 from otad_ray.tracking import RunRecord, how_to_look, redacted
@@ -87,7 +87,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     task = EvaluateTask(preset.data_set, config.split, workspace.folders, str(knn), otad_paths, config.search)
     summary = run_unfinished(output, task, config, retryable=_RETRYABLE)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
-        _finish(workspace, output, config.split, summary.seconds)
+        _finish(workspace, output, config.split, memory, backbone, summary.seconds)
     _print_table(preset.name, output.manifest)
     logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
     return {
@@ -129,17 +129,29 @@ def _save(workspace: Workspace, defense: MemoryDefense) -> Path:
     return directory
 
 
-def _finish(workspace: Workspace, output: ShardedDirectory, split: Split, seconds: float) -> None:
+def _finish(
+    workspace: Workspace,
+    output: ShardedDirectory,
+    split: Split,
+    memory: NeighborMemory,
+    backbone: Backbone,
+    seconds: float,
+) -> None:
     rows = workspace.rows(split)
     output.refuse_strangers()
-    totals = StandardAccuracy()
+    totals = StandardMetrics()
     for shard, table in output.tables():
         if not np.array_equal(table["id"].to_numpy(), rows.take(shard.positions).ids.numpy()):
             raise RuntimeError(
                 f"{shard.path(output.directory)} does not hold the ids it should; delete it and run again"
             )
         totals.add(table)
-    metrics = totals.metrics()
+    integration = workspace.preset.integration
+    metrics = totals.metrics() | transport_diagnostics(
+        backbone, memory.points, neighbors=integration.neighbors, regularity=integration.regularity
+    )
+    if workspace.definition.bayes_accuracy is not None:
+        metrics["accuracy_bayes"] = workspace.definition.bayes_accuracy()
     output.update(
         complete=not output.unfinished(_RETRYABLE),
         metrics=metrics,
@@ -159,9 +171,9 @@ def _finish(workspace: Workspace, output: ShardedDirectory, split: Split, second
 
 
 def _print_table(preset: str, manifest: dict[str, Any]) -> None:
-    metrics = manifest["metrics"]
     lines = [f"{preset}, {manifest['identity']['split']}: {manifest['rows']} rows in {manifest['seconds']:.1f} s"]
-    for name, value in metrics.items():
-        shown = f"{value:8.4f}" if name == "relative_error" else f"{100 * value:7.2f} %"
-        lines.append(f"  {name.removeprefix('accuracy_'):<18}{shown}")
+    for name, value in manifest["metrics"].items():
+        is_share = name.startswith(("accuracy_", "share_"))
+        shown = f"{100 * value:8.2f} %" if is_share else f"{value:10.4g}"
+        lines.append(f"  {name.removeprefix('accuracy_'):<26}{shown}")
     print("\n".join(lines), file=sys.stderr)

@@ -2,12 +2,12 @@
 
 from otad_ray.evaluation.label_statistics import LabelStatistics, label_figure
 from otad_ray.evaluation.metrics import relative_error
-from otad_ray.evaluation.standard import StandardAccuracy, evaluate_batch
+from otad_ray.evaluation.standard import StandardMetrics, evaluate_batch
 from otad_ray.evaluation.transport import transport_diagnostics
 
 __all__ = [
     "LabelStatistics",
-    "StandardAccuracy",
+    "StandardMetrics",
     "evaluate_batch",
     "label_figure",
     "relative_error",

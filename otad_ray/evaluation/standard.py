@@ -1,9 +1,10 @@
-"""Standard accuracy of a backbone and its defenses, a row per sample."""
+"""Standard accuracy, or mean squared error, of a backbone and its defenses, a row per sample."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from otad_ray.evaluation.metrics import relative_error
 NET = "net"
 KNN_NAME = "knn"
 _UNSOLVED = (Status.FAILED, Status.INTERRUPTED)
-# The prediction of a row whose solve failed: no class, so never counted as right.
+# The class predicted for a row whose solve failed: none, so never counted as right. In regression it is NaN.
 NO_PREDICTION = -1
 
 
@@ -24,16 +25,21 @@ NO_PREDICTION = -1
 def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Table:
     """Predictions of KNN, its backbone (the net) and OTADs over the same backbone.
 
-    Columns: id, label, prediction_<name>; status, relaxations and relative_error of the first OTAD.
+    Columns: id, label, prediction_<name> (a class, or a value where the labels are float); status, relaxations and
+    relative_error of the first OTAD.
     """
     backbone = knn.backbone
+    regression = batch.y.is_floating_point()
     features = backbone.features(backbone.embed(batch.x))
-    predictions = {NET: backbone.head(features).argmax(1), KNN_NAME: knn(batch.x).argmax(1)}
+    predictions = {
+        NET: _predicted(backbone.head(features), regression),
+        KNN_NAME: _predicted(knn(batch.x), regression),
+    }
     solutions = {name: otad.integrate(batch.x)[1] for name, otad in otads.items()}
     for name, solution in solutions.items():
         unsolved = torch.isin(solution.status, torch.tensor([int(status) for status in _UNSOLVED]))
-        predicted = backbone.head(solution.feature).argmax(1)
-        predictions[name] = torch.where(unsolved, NO_PREDICTION, predicted)
+        predicted = _predicted(backbone.head(solution.feature), regression)
+        predictions[name] = predicted.masked_fill(unsolved, torch.nan if regression else NO_PREDICTION)
     first = next(iter(solutions.values()))
     columns: dict[str, Tensor] = {"id": batch.ids, "label": batch.y}
     columns |= {f"prediction_{name}": values for name, values in predictions.items()}
@@ -42,12 +48,21 @@ def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Tabl
     return pa.table({**{name: values.numpy() for name, values in columns.items()}, "status": statuses})
 
 
+def _predicted(outputs: Tensor, regression: bool) -> Tensor:
+    return outputs[:, 0] if regression else outputs.argmax(1)
+
+
 @dataclass
-class StandardAccuracy:
-    """Sums over evaluated rows, for means that do not need the rows."""
+class StandardMetrics:
+    """Sums over evaluated rows, for means that do not need the rows.
+
+    correct: right predictions by name, of classes. squared_error: by name, of values, over the rows with a prediction.
+    """
 
     rows: int = 0
-    correct: dict[str, int] = field(default_factory=dict)
+    correct: Counter[str] = field(default_factory=Counter)
+    predicted: Counter[str] = field(default_factory=Counter)
+    squared_error: dict[str, float] = field(default_factory=dict)
     relative_error: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)
 
@@ -57,16 +72,25 @@ class StandardAccuracy:
         self.rows += len(table)
         for column in table.column_names:
             if column.startswith("prediction_"):
-                name = column.removeprefix("prediction_")
-                self.correct[name] = self.correct.get(name, 0) + int((table[column].to_numpy() == labels).sum())
+                self._add_predictions(column.removeprefix("prediction_"), table[column].to_numpy(), labels)
         self.relative_error += float(table["relative_error"].to_numpy().sum())
         self.statuses.update(table["status"].to_pylist())
 
+    def _add_predictions(self, name: str, values: np.ndarray, labels: np.ndarray) -> None:
+        if labels.dtype.kind != "f":
+            self.correct[name] += int((values == labels).sum())
+            return
+        there = np.isfinite(values)
+        self.predicted[name] += int(there.sum())
+        errors = np.square(values[there].astype(np.float64) - labels[there])
+        self.squared_error[name] = self.squared_error.get(name, 0.0) + float(errors.sum())
+
     def metrics(self) -> dict[str, float]:
-        """Accuracies as fractions, mean relative error, and shares of relaxed, infeasible and unsolved rows."""
+        """Accuracies as fractions or mean squared errors, mean relative error, and shares of rows by status."""
         unsolved = sum(self.statuses[status.label] for status in _UNSOLVED)
         return {
             **{f"accuracy_{name}": count / self.rows for name, count in self.correct.items()},
+            **{f"mse_{name}": total / max(1, self.predicted[name]) for name, total in self.squared_error.items()},
             "relative_error": self.relative_error / self.rows,
             "share_relaxed": self.statuses[Status.RELAXED.label] / self.rows,
             "share_infeasible": self.statuses[Status.INFEASIBLE.label] / self.rows,

@@ -13,7 +13,7 @@ from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
 from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
 from otad_ray.errors import InputError
-from otad_ray.evaluation import StandardAccuracy, relative_error
+from otad_ray.evaluation import StandardMetrics, relative_error
 from otad_ray.evaluation.standard import NO_PREDICTION
 from otad_ray.training import accuracy
 
@@ -83,7 +83,7 @@ def test_statuses_and_failed_rows_are_counted_apart() -> None:
             "status": statuses,
         }
     )
-    totals = StandardAccuracy()
+    totals = StandardMetrics()
     totals.add(table)
     totals.add(table)
     assert totals.metrics() == pytest.approx(
