@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from otad_ray.data.definition import ArraySource, DataSet, ParquetSource
 from otad_ray.data.image_archives import fetch_cifar10, fetch_fashion_mnist, fetch_tiny_imagenet
 from otad_ray.data.images import fetch_mnist, image_pixels, load_digits, raw_pixels
+from otad_ray.data.own_h5ad import own_h5ad
+from otad_ray.data.own_parquet import own_parquet
 from otad_ray.data.single_cell import CITESEQ_TYPES, EPS_UNIT, fetch_citeseq, read_citeseq
 from otad_ray.data.splits import grouped_split, grouped_tenth, random_split, stratified_split
 from otad_ray.data.synthetic import gaussian_classes, is_gaussian
 from otad_ray.data.tables import WINE_FEATURES, TableSource, fetch_wine, read_wine, standardize
 from otad_ray.data.tiny_imagenet_classes import TINY_IMAGENET_CLASSES
 from otad_ray.errors import InputError
+
+DEFAULT_LABEL_COLUMN = "label"
 
 _DIGITS = tuple(str(digit) for digit in range(10))
 _PIXELS = "norm on pixels scaled to [0, 1]"
@@ -132,13 +137,33 @@ _ALL = (
 DATA_SETS: Mapping[str, DataSet] = {definition.name: definition for definition in _ALL}
 
 
-def data_set(name: str) -> DataSet:
-    """The data set called `name`; InputError lists the known ones.
+def data_set(name: str, *, label_column: str = DEFAULT_LABEL_COLUMN) -> DataSet:
+    """The data set called `name`, or the user's own at the path `name`; InputError lists the known ones.
 
-    Gaussian classes take parameters: `gaussian_classes_STD_CLASSES`.
+    A name of the catalog comes first; else what holds a slash, ends with .h5ad or is a directory is a path. Gaussian
+    classes take parameters: `gaussian_classes_STD_CLASSES`. label_column: of the user's own data.
     """
+    path = _own_path(name)
+    if path is not None:
+        return own_h5ad(path, label_column) if path.suffix == ".h5ad" else own_parquet(path, label_column)
+    if label_column != DEFAULT_LABEL_COLUMN:
+        raise InputError(f"label_column {label_column!r} is for your own data, not for the data set {name!r}")
     if name in DATA_SETS:
         return DATA_SETS[name]
     if is_gaussian(name):
         return gaussian_classes(name)
-    raise InputError(f"unknown data set {name!r}; known: {', '.join(DATA_SETS)}")
+    raise InputError(
+        f"unknown data set {name!r}; known: {', '.join(DATA_SETS)}, or the path of your own directory or .h5ad file"
+    )
+
+
+def absolute_name(name: str) -> str:
+    """The name of a data set such that every process finds the same: a path is made absolute."""
+    path = _own_path(name)
+    return name if path is None else str(path)
+
+
+def _own_path(name: str) -> Path | None:
+    if name in DATA_SETS or not ("/" in name or name.endswith(".h5ad") or Path(name).is_dir()):
+        return None
+    return Path(name).expanduser().absolute()
