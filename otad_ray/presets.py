@@ -7,7 +7,7 @@ from typing import Annotated
 from tyro.conf import Suppress, arg
 
 from otad_ray.cip import Regularity
-from otad_ray.data import data_set
+from otad_ray.data import DEFAULT_LABEL_COLUMN, DataSet, absolute_name, data_set
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig
 from otad_ray.models import BackboneConfig
@@ -20,7 +20,8 @@ class Preset:
 
     Attributes:
         name: the folder of its artifacts below the storage root, and the MLflow experiment.
-        data_set: a name in the catalog: digits or mnist.
+        data_set: a name in the catalog, or the path of your own directory of Parquet files or .h5ad file.
+        label_column: of your own data: its column of classes or targets.
         backbone: the network.
         training: how it is trained.
         integration: its options carry no prefix on the command line (`--neighbors 5`).
@@ -28,30 +29,95 @@ class Preset:
 
     name: Suppress[str]
     data_set: str
+    label_column: str = DEFAULT_LABEL_COLUMN
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     integration: Annotated[IntegrationConfig, arg(name="")] = field(default_factory=IntegrationConfig)
 
     def __post_init__(self) -> None:
-        data_set(self.data_set)
+        # Other processes have other working directories.
+        object.__setattr__(self, "data_set", absolute_name(self.data_set))
+        _ = self.definition
+
+    @property
+    def definition(self) -> DataSet:
+        """The data set; for the user's own, read from its files. InputError where there is none."""
+        return data_set(self.data_set, label_column=self.label_column)
 
 
 _PAPER_REGULARITY = Regularity(
     smoothness=2.0, strong_convexity=0.0, relax_smoothness=0.2, relax_strong_convexity=0.2, max_relaxations=100
 )
+_PAPER_INTEGRATION = IntegrationConfig(neighbors=10, regularity=_PAPER_REGULARITY)
 
 _ALL = (
     Preset(
         name="digits",
         data_set="digits",
         training=TrainingConfig(epochs=60, batch_size=64, learning_rate=0.05, energy_weight=0.01),
-        integration=IntegrationConfig(neighbors=10, regularity=_PAPER_REGULARITY),
+        integration=_PAPER_INTEGRATION,
     ),
     Preset(
         name="mnist",
         data_set="mnist",
         training=TrainingConfig(epochs=12, batch_size=128, learning_rate=0.05, energy_weight=0.001),
-        integration=IntegrationConfig(neighbors=10, regularity=_PAPER_REGULARITY),
+        integration=_PAPER_INTEGRATION,
+    ),
+    Preset(
+        name="fashion_mnist",
+        data_set="fashion_mnist",
+        training=TrainingConfig(epochs=12, batch_size=128, learning_rate=0.05, energy_weight=0.001),
+        integration=_PAPER_INTEGRATION,
+    ),
+    # Blocks as wide as the images' 3072 and 12288 values would take gigabytes.
+    Preset(
+        name="cifar10",
+        data_set="cifar10",
+        backbone=BackboneConfig(hidden=1024),
+        training=TrainingConfig(epochs=5, batch_size=128, learning_rate=0.01, energy_weight=0.001),
+        integration=_PAPER_INTEGRATION,
+    ),
+    Preset(
+        name="tiny_imagenet_20",
+        data_set="tiny_imagenet_20",
+        backbone=BackboneConfig(hidden=512),
+        training=TrainingConfig(epochs=5, batch_size=128, learning_rate=0.005, energy_weight=0.001),
+        integration=_PAPER_INTEGRATION,
+    ),
+    Preset(
+        name="tiny_imagenet",
+        data_set="tiny_imagenet",
+        backbone=BackboneConfig(hidden=512),
+        training=TrainingConfig(epochs=3, batch_size=256, learning_rate=0.005, energy_weight=0.001),
+        integration=_PAPER_INTEGRATION,
+    ),
+    Preset(
+        name="wine_quality_red",
+        data_set="wine_quality_red",
+        backbone=BackboneConfig(num_blocks=10),
+        training=TrainingConfig(epochs=60, batch_size=64, learning_rate=0.005, energy_weight=0.01),
+        integration=_PAPER_INTEGRATION,
+    ),
+    Preset(
+        name="wine_quality_red_grouped",
+        data_set="wine_quality_red_grouped",
+        backbone=BackboneConfig(num_blocks=10),
+        training=TrainingConfig(epochs=60, batch_size=64, learning_rate=0.005, energy_weight=0.01),
+        integration=_PAPER_INTEGRATION,
+    ),
+    Preset(
+        name="citeseq_cbmc",
+        data_set="citeseq_cbmc",
+        backbone=BackboneConfig(num_blocks=4),
+        training=TrainingConfig(epochs=30, batch_size=128, learning_rate=0.05, energy_weight=0.01),
+        integration=_PAPER_INTEGRATION,
+    ),
+    Preset(
+        name="gaussian_classes",
+        data_set="gaussian_classes",
+        backbone=BackboneConfig(num_blocks=3),
+        training=TrainingConfig(epochs=15, batch_size=128, learning_rate=0.02, energy_weight=0.001),
+        integration=_PAPER_INTEGRATION,
     ),
 )
 

@@ -10,12 +10,13 @@ from typing import Literal, Protocol, Self, get_args
 import numpy as np
 
 from otad_ray.artifacts import atomic_directory
-from otad_ray.data.rows import ArrayRows, Decoder, ParquetRows, Rows, SubsetRows
+from otad_ray.data.rows import ArrayRows, Columns, Decoder, ParquetRows, Rows, SubsetRows
+from otad_ray.data.splits import random_tenth
 from otad_ray.errors import InputError
 
 Split = Literal["train", "fit", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
-_VALIDATION_SEED = 0
+_COLUMNS = Columns()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,9 @@ class DataSet:
 
     shape: of one sample. bounds: least and largest value of an input, or None.
     eps_unit: what a perturbation budget of 1 means, said beside every number.
-    class_names: in the order of the labels; empty for regression.
+    class_names: in the order of the labels; empty for regression, where y is float32.
+    validation: positions of the training rows that are the validation tenth.
+    bayes_accuracy: the best accuracy that any classifier can have, where it is known.
     """
 
     name: str
@@ -61,6 +64,8 @@ class DataSet:
     bounds: tuple[float, float] | None
     eps_unit: str
     source: Source
+    validation: Callable[[Rows], np.ndarray] = random_tenth
+    bayes_accuracy: Callable[[], float] | None = None
 
     @property
     def dimension(self) -> int:
@@ -76,7 +81,8 @@ def open_split(definition: DataSet, split: Split, folders: DataFolders | None = 
     """Rows of a split; ids are unique within it. folders: where to look, by default OTAD_DATA alone.
 
     train: the published training part. validation: a fixed tenth of it, by a seeded permutation of the
-    positions, for choosing hyperparameters. fit: the rest of it. test: the published test part.
+    positions (or as the definition says), for choosing hyperparameters. fit: the rest of it. test: the published
+    test part.
     """
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
@@ -84,20 +90,22 @@ def open_split(definition: DataSet, split: Split, folders: DataFolders | None = 
     rows = definition.source.open(definition, "test" if split == "test" else "train", folders)
     if split in ("train", "test"):
         return rows
-    order = np.random.default_rng(_VALIDATION_SEED).permutation(len(rows))
-    num_validation = len(rows) // 10
-    return SubsetRows(rows, order[:num_validation] if split == "validation" else order[num_validation:])
+    validation = definition.validation(rows)
+    return SubsetRows(rows, validation if split == "validation" else np.setdiff1d(np.arange(len(rows)), validation))
 
 
 @dataclass(frozen=True)
-class EmbeddedSource:
-    """A data set that a library carries: `load` returns ids, x and y of a part."""
+class ArraySource:
+    """A data set that needs no files: a library carries it, or it is generated.
 
-    library: str
+    origin: where it comes from, for people. load: ids, x and y of a part.
+    """
+
+    origin: str
     load: Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
     def open(self, definition: DataSet, part: str, folders: DataFolders) -> Rows:
-        return ArrayRows(*self.load(part), origin=self.library)
+        return ArrayRows(*self.load(part), origin=self.origin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,28 +117,29 @@ class ParquetSource:
 
     decode: Decoder
     fetch: Callable[[Path], None]
-    columns: tuple[str, str, str] = ("id", "image", "label")
+    columns: Columns = _COLUMNS
 
     def open(self, definition: DataSet, part: str, folders: DataFolders) -> Rows:
-        files = self._files(definition, part, folders)
+        files = parquet_files(find_folder(definition.name, folders, self.fetch) / part)
         label_range = (0, len(definition.class_names)) if definition.task == "classification" else None
         return ParquetRows(files, columns=self.columns, decode=self.decode, label_range=label_range)
 
-    def _files(self, definition: DataSet, part: str, folders: DataFolders) -> list[Path]:
-        if folders.given is not None and (folders.given / definition.name).is_dir():
-            return _parquet_files(folders.given / definition.name / part)
-        if folders.cache is None:
-            raise InputError(
-                f"data set {definition.name!r} is not in OTAD_DATA ({folders.given or 'not set'}) and no cache is given"
-            )
-        directory = folders.cache / definition.name
-        if not directory.is_dir():
-            with atomic_directory(directory) as temporary:
-                self.fetch(temporary)
-        return _parquet_files(directory / part)
+
+def find_folder(name: str, folders: DataFolders, fetch: Callable[[Path], None]) -> Path:
+    """`<name>` below the given folder, else below the cache, where `fetch` makes it if need be."""
+    if folders.given is not None and (folders.given / name).is_dir():
+        return folders.given / name
+    if folders.cache is None:
+        raise InputError(f"data set {name!r} is not in OTAD_DATA ({folders.given or 'not set'}) and no cache is given")
+    directory = folders.cache / name
+    if not directory.is_dir():
+        with atomic_directory(directory) as temporary:
+            fetch(temporary)
+    return directory
 
 
-def _parquet_files(directory: Path) -> list[Path]:
+def parquet_files(directory: Path) -> list[Path]:
+    """The Parquet files of a folder, by name; InputError where there are none."""
     files = sorted(directory.glob("*.parquet"))
     if not files:
         raise InputError(f"{directory} holds no *.parquet file; check OTAD_DATA or delete the folder to fetch it again")

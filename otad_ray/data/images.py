@@ -1,8 +1,11 @@
-"""Image data sets: decoders and fetchers."""
+"""Images: how they are decoded and written, and the digits and MNIST."""
 
 import hashlib
+import io
 import tempfile
-from math import prod
+from collections.abc import Iterator
+from itertools import islice
+from math import isqrt, prod
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +47,69 @@ def raw_pixels(shape: tuple[int, ...], column: str = "image") -> Decoder:
     return decode
 
 
+def image_pixels(shape: tuple[int, int, int], column: str = "image") -> Decoder:
+    """Decoder of images stored as JPEG, PNG or raw 8-bit pixels: float32 (n, 3, height, width) in [0, 1].
+
+    JPEG and PNG become RGB. Raw pixels are in the order of `shape`: all of a channel, row by row, before the next. A
+    copy of a data set that was compressed as JPEG on the way does not have the original's pixels.
+    """
+
+    def decode(table: pa.Table) -> np.ndarray:
+        pixels = np.empty((len(table), *shape), dtype=np.float32)
+        for position, image in enumerate(table[column].to_pylist()):
+            pixels[position] = _pixels(image, shape, column)
+        pixels /= 255
+        return pixels
+
+    return decode
+
+
+def is_encoded(image: bytes) -> bool:
+    """Whether the bytes are a JPEG or PNG file: told by their signature, as a file may have any length."""
+    return image.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
+
+
+def image_shape(image: bytes) -> tuple[int, int, int]:
+    """Channels, height and width of a JPEG or PNG file read as RGB, or of the raw pixels of a square image."""
+    if is_encoded(image):
+        channels, height, width = _decode_file(image, "image").shape
+        return channels, height, width
+    for channels in (1, 3):
+        side = isqrt(len(image) // channels)
+        if side and channels * side**2 == len(image):
+            return channels, side, side
+    raise ValueError(
+        f"column 'image' needs JPEG, PNG or the raw pixels of square images, found {len(image)} bytes that are neither"
+    )
+
+
+def _pixels(image: object, shape: tuple[int, int, int], column: str) -> np.ndarray:
+    if not isinstance(image, bytes):
+        raise ValueError(f"column {column!r} needs bytes, found a {type(image).__name__}")
+    if is_encoded(image):
+        pixels = _decode_file(image, column)
+        found = f"an image of {pixels.shape[1]} x {pixels.shape[2]}"
+    else:
+        pixels = np.frombuffer(image, dtype=np.uint8)
+        found = f"{pixels.size} bytes that are neither JPEG nor PNG"
+    if pixels.shape not in (shape, (prod(shape),)):
+        raise ValueError(f"column {column!r} needs images of {shape[1]} x {shape[2]} (shape {shape}), found {found}")
+    return pixels.reshape(shape)
+
+
+def _decode_file(image: bytes, column: str) -> np.ndarray:
+    """8-bit RGB (3, height, width) of a JPEG or PNG file."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(image)) as opened:
+            if opened.mode.startswith(("I", "F")):
+                raise ValueError(f"column {column!r} needs 8-bit images, found mode {opened.mode}")
+            return np.asarray(opened.convert("RGB")).transpose(2, 0, 1)
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"column {column!r} holds an image that cannot be decoded ({error})") from error
+
+
 def load_digits(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """scikit-learn's 1797 digits, 8 x 8 with values 0..16 scaled to [0, 1]; 360 are test, stratified, seed 0."""
     from sklearn.datasets import load_digits as load
@@ -81,7 +147,25 @@ def write_pixels(directory: Path, pixels: np.ndarray, labels: np.ndarray, *, exp
             raise InputError(
                 f"{directory.name} part: the {name} have SHA-256 {found}, expected {digest}; nothing was kept"
             )
+    images = zip((row.tobytes() for row in pixels), labels.tolist(), strict=True)
+    write_images(directory, images, size=pixels.shape[1])
+
+
+def write_images(directory: Path, images: Iterator[tuple[bytes, int]], *, size: int = -1) -> None:
+    """Write images with their labels as Parquet, a row group at a time; ids are 0 .. n-1 in the order given.
+
+    size: bytes of every image, or -1 where they differ.
+    """
     directory.mkdir(parents=True)
-    image = pa.array([row.tobytes() for row in pixels], pa.binary(pixels.shape[1]))
-    table = pa.table({"id": np.arange(len(pixels)), "image": image, "label": labels})
-    pq.write_table(table, directory / "part-0.parquet", compression="zstd", row_group_size=_ROWS_PER_GROUP)
+    schema = pa.schema({"id": pa.int64(), "image": pa.binary(size), "label": pa.int64()})
+    with pq.ParquetWriter(directory / "part-0.parquet", schema, compression="zstd") as writer:
+        for table in _tables(images, schema):
+            writer.write_table(table)
+
+
+def _tables(images: Iterator[tuple[bytes, int]], schema: pa.Schema) -> Iterator[pa.Table]:
+    start = 0
+    while rows := list(islice(images, _ROWS_PER_GROUP)):
+        ids = np.arange(start, start + len(rows))
+        yield pa.table([ids, [image for image, _ in rows], [label for _, label in rows]], schema=schema)
+        start += len(rows)

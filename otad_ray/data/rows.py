@@ -19,6 +19,18 @@ from otad_ray.errors import InputError
 Decoder = Callable[[pa.Table], np.ndarray]
 
 
+class Columns(NamedTuple):
+    """Columns of a Parquet file. id: None where rows are numbered by position. sample: those that the decoder reads."""
+
+    id: str | None = "id"
+    sample: tuple[str, ...] = ("image",)
+    label: str = "label"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.id, *self.sample, self.label) if name is not None)
+
+
 class Batch(NamedTuple):
     """ids (n,) int64, x (n, *sample shape) float32 in the set's bounds, y (n,) int64 or float32."""
 
@@ -59,14 +71,14 @@ def load_all(rows: Rows) -> Batch:
 
 
 class ArrayRows:
-    """Rows held in memory."""
+    """Rows held in memory: ids (n,), x (n, *sample shape), y (n,) int64 or float32. Arrays of those types are kept."""
 
     def __init__(self, ids: np.ndarray, x: np.ndarray, y: np.ndarray, *, origin: str) -> None:
         self.origin = origin
-        self._arrays = (ids.astype(np.int64), x.astype(np.float32), y)
+        self._arrays = (ids.astype(np.int64), x.astype(np.float32, copy=False), y)
         digest = hashlib.sha256()
         for array in self._arrays:
-            digest.update(np.ascontiguousarray(array).tobytes())
+            digest.update(np.ascontiguousarray(array).data)
         self.fingerprint = digest.hexdigest()
 
     def __len__(self) -> int:
@@ -76,7 +88,7 @@ class ArrayRows:
         return Batch(*(torch.from_numpy(array[positions]) for array in self._arrays))
 
     def check(self) -> None:
-        """Nothing to do: the arrays come from a library, not from a user."""
+        """Nothing to do: whoever reads a user's file into memory checks it there."""
 
 
 class SubsetRows:
@@ -102,7 +114,7 @@ class SubsetRows:
 class ParquetRows:
     """Rows of Parquet files, read a row group at a time.
 
-    files: in the order of positions. columns: names of id, x and y. decode: table to float32 x.
+    files: in the order of positions. decode: table to float32 x.
     label_range: `[low, high)` of a class label, or None for real targets.
     Raises InputError for missing, empty or truncated files and missing columns; only footers are read for that.
     """
@@ -111,7 +123,7 @@ class ParquetRows:
         self,
         files: Sequence[Path],
         *,
-        columns: tuple[str, str, str],
+        columns: Columns,
         decode: Decoder,
         label_range: tuple[int, int] | None,
     ) -> None:
@@ -121,7 +133,7 @@ class ParquetRows:
         self._decode = decode
         self._label_range = label_range
         label_kinds = "iu" if label_range is not None else "iuf"
-        self._files = [_open_parquet(Path(path), columns, label_kinds) for path in files]
+        self._files = [_open_rows(Path(path), columns, label_kinds) for path in files]
         self._groups = [(file, group) for file in self._files for group in range(file.metadata.num_row_groups)]
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._starts = [0, *accumulate(sizes)]
@@ -137,6 +149,7 @@ class ParquetRows:
     def take(self, positions: np.ndarray) -> Batch:
         parts = []
         begin = 0
+        positions = np.asarray(positions, dtype=np.int64)
         while begin < len(positions):
             index = bisect_right(self._starts, positions[begin]) - 1
             end = int(np.searchsorted(positions, self._starts[index + 1]))
@@ -144,14 +157,14 @@ class ParquetRows:
             parts.append(self._row_group(index).take(pa.array(local)))
             begin = end
         table = pa.concat_tables(parts)
-        id_column, _, label_column = self._columns
-        labels = table[label_column].to_numpy()
+        ids = positions if self._columns.id is None else table[self._columns.id].to_numpy().astype(np.int64)
+        labels = table[self._columns.label].to_numpy()
         try:
             x = self._decode(table)
         except ValueError as error:
             raise InputError(f"{self.origin}: {error}") from error
         return Batch(
-            torch.from_numpy(table[id_column].to_numpy().astype(np.int64)),
+            torch.from_numpy(ids),
             torch.from_numpy(x),
             torch.from_numpy(labels.astype(np.float32 if self._label_range is None else np.int64)),
         )
@@ -160,7 +173,7 @@ class ParquetRows:
         if self._cached is None or self._cached[0] != index:
             file, group = self._groups[index]
             try:
-                self._cached = (index, file.read_row_group(group, columns=list(self._columns)))
+                self._cached = (index, file.read_row_group(group, columns=list(self._columns.names)))
             except (OSError, pa.ArrowException) as error:
                 raise InputError(
                     f"{self.origin}: row group {group} cannot be read ({error}); fetch it again"
@@ -183,7 +196,7 @@ class ParquetRows:
 
     def _check_rows(self, table: pa.Table, positions: np.ndarray) -> np.ndarray:
         """Check a row group; its ids."""
-        for name in self._columns:
+        for name in self._columns.names:
             if table[name].null_count:
                 raise InputError(f"{self.origin}: column {name!r} has {table[name].null_count} missing values")
         batch = self.take(positions)
@@ -202,18 +215,40 @@ class ParquetRows:
         return batch.ids.numpy()
 
 
-def _open_parquet(path: Path, columns: tuple[str, str, str], label_kinds: str) -> pq.ParquetFile:
+def open_parquet(path: Path) -> pq.ParquetFile:
+    """A Parquet file by its footer; InputError where there is none."""
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(path, memory_map=True)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is no readable Parquet file ({error}); truncated? fetch it again") from error
-    schema = file.schema_arrow
-    missing = [name for name in columns if name not in schema.names]
+
+
+def read_columns(files: Sequence[Path], names: Sequence[str]) -> pa.Table:
+    """Some columns of all files, in memory; InputError for a missing column or a damaged file."""
+    for path in files:
+        require_columns(path, open_parquet(path).schema_arrow, names)
+    try:
+        return pa.concat_tables([pq.read_table(path, columns=list(names)) for path in files], promote_options="default")
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{files[0].parent}: the files cannot be read together ({error}); write them again") from error
+
+
+def require_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> None:
+    """InputError that names the first missing column and those there are."""
+    missing = [name for name in names if name not in schema.names]
     if missing:
         raise InputError(f"{path} lacks column {missing[0]!r}; it has {', '.join(schema.names)}")
-    for name, kinds in ((columns[0], "iu"), (columns[2], label_kinds)):
+
+
+def _open_rows(path: Path, columns: Columns, label_kinds: str) -> pq.ParquetFile:
+    file = open_parquet(path)
+    schema = file.schema_arrow
+    require_columns(path, schema, columns.names)
+    for name, kinds in ((columns.id, "iu"), (columns.label, label_kinds)):
+        if name is None:
+            continue
         kind = schema.field(name).type
         if not (pa.types.is_integer(kind) or ("f" in kinds and pa.types.is_floating(kind))):
             raise InputError(f"{path}: column {name!r} holds {kind}, need {'numbers' if 'f' in kinds else 'integers'}")

@@ -10,7 +10,7 @@ import numpy as np
 
 from otad_ray.artifacts import MANIFEST, to_jsonable, versions
 from otad_ray.cip import RETRYABLE, CrossTerm, check_solver
-from otad_ray.data import DataFolders, Split, data_set, open_split
+from otad_ray.data import DataFolders, Split, open_split
 from otad_ray.defenses import KNN, OTAD, MemoryDefense, load_defense
 from otad_ray.distributed.cluster import check_num_actors
 from otad_ray.distributed.options import ActorJobConfig
@@ -21,6 +21,7 @@ from otad_ray.errors import InputError
 from otad_ray.evaluation import StandardMetrics, evaluate_batch, transport_diagnostics
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
+from otad_ray.presets import Preset
 from otad_ray.tracking import RunRecord, how_to_look, redacted
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class EvaluateConfig(ActorJobConfig):
 class EvaluateTask:
     """Predictions on rows of a split; defenses are directories, the first OTAD is the one asked for."""
 
-    data_set: str
+    preset: Preset
     split: Split
     folders: DataFolders
     knn: str
@@ -51,7 +52,7 @@ class EvaluateTask:
     search: str
 
     def open(self) -> Compute:
-        rows = open_split(data_set(self.data_set), self.split, self.folders)
+        rows = open_split(self.preset.definition, self.split, self.folders)
         knn = cast(KNN, load_defense(self.knn, search=self.search))
         otads = {name: cast(OTAD, load_defense(directory, search=self.search)) for name, directory in self.otads}
         return lambda positions: evaluate_batch(rows.take(positions), knn, otads)
@@ -84,7 +85,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         rows_per_shard=config.rows_per_shard,
     )
     otad_paths = tuple((name, str(path)) for name, path in otads.items())
-    task = EvaluateTask(preset.data_set, config.split, workspace.folders, str(knn), otad_paths, config.search)
+    task = EvaluateTask(preset, config.split, workspace.folders, str(knn), otad_paths, config.search)
     summary = run_unfinished(output, task, config, retryable=_RETRYABLE)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
         _finish(workspace, output, config.split, memory, backbone, summary.seconds)

@@ -19,7 +19,7 @@ from otad_ray.artifacts import (
     versions,
     write_json,
 )
-from otad_ray.data import DataFolders, DataSet, Rows, Split, data_set, load_all, open_split
+from otad_ray.data import DataFolders, DataSet, Rows, Split, load_all, open_split
 from otad_ray.data.rows import iterate
 from otad_ray.distributed.options import JobConfig
 from otad_ray.errors import InputError
@@ -48,7 +48,7 @@ class Workspace:
 
     @property
     def definition(self) -> DataSet:
-        return data_set(self.preset.data_set)
+        return self.preset.definition
 
     def rows(self, split: Split) -> Rows:
         """Rows of a split of the preset's data set, opened once; downloads are kept below the root."""

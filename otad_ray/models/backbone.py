@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, nn
@@ -39,7 +40,9 @@ class Backbone(nn.Module, ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 of architecture, configuration, parameters and buffers, in hex: equal only for the same network."""
-        digest = hashlib.sha256(f"{type(self).__name__} {self.config}".encode())
+        # Options at None are left out: they came later, and networks from before keep their fingerprint.
+        options = ", ".join(f"{name}={value!r}" for name, value in asdict(self.config).items() if value is not None)
+        digest = hashlib.sha256(f"{type(self).__name__} {type(self.config).__name__}({options})".encode())
         for name, value in sorted(self.state_dict().items()):
             array = value.detach().cpu().contiguous().numpy()
             digest.update(f"{name} {array.dtype} {array.shape}".encode() + array.tobytes())

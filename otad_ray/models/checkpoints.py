@@ -39,19 +39,27 @@ class BackboneConfig:
     Attributes:
         architecture: fc_resnet, or fc_plain, the same net without residual connections.
         num_blocks: m of equation (10); the paper takes 5 for images.
+        hidden: inner width of each block (default: the input dimension, as in the paper).
     """
 
     architecture: str = "fc_resnet"
     num_blocks: int = 5
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
         _kind(self.architecture)
+        for name in ("num_blocks", "hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"need {name} >= 1, got {value}")
 
 
 def build_backbone(config: BackboneConfig, *, dimension: int, num_outputs: int) -> Backbone:
     """A new backbone, randomly initialized from torch's global generator."""
     kind = _kind(config.architecture)
-    return kind.build(kind.config(dimension=dimension, num_outputs=num_outputs, num_blocks=config.num_blocks))
+    return kind.build(
+        kind.config(dimension=dimension, num_outputs=num_outputs, num_blocks=config.num_blocks, hidden=config.hidden)
+    )
 
 
 def save_backbone(directory: Path, backbone: Backbone) -> None:

@@ -10,28 +10,34 @@ from otad_ray.models.backbone import Backbone
 
 @dataclass(frozen=True, kw_only=True)
 class FCNetConfig:
-    """dimension: D of inputs, hidden layers and features. num_outputs: C. num_blocks: m of equation (10)."""
+    """dimension: D of inputs and features. num_outputs: C. num_blocks: m of equation (10).
+
+    hidden: inner width of each block; None is D, as in the paper.
+    """
 
     dimension: int
     num_outputs: int
     num_blocks: int = 5
+    hidden: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("dimension", "num_outputs", "num_blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+        for name in ("dimension", "num_outputs", "num_blocks", "hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"need {name} >= 1, got {value}")
 
 
 class _FCNet(Backbone):
-    """Blocks of two linear layers with a ReLU between them, inner width D, and a linear head."""
+    """Blocks of two linear layers with a ReLU between them, and a linear head."""
 
     def __init__(self, config: FCNetConfig) -> None:
         super().__init__()
         self.config = config
         self.num_outputs = config.num_outputs
         self.dimension = size = config.dimension
+        hidden = config.hidden or size
         self.blocks = nn.ModuleList(
-            nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, size)) for _ in range(config.num_blocks)
+            nn.Sequential(nn.Linear(size, hidden), nn.ReLU(), nn.Linear(hidden, size)) for _ in range(config.num_blocks)
         )
         self.classifier = nn.Linear(size, config.num_outputs)
 

@@ -1,5 +1,6 @@
 """Backbones, their checkpoints and their training."""
 
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -47,6 +48,31 @@ def test_checkpoint_round_trip(tmp_path: Path, architecture: str) -> None:
     torch.testing.assert_close(loaded(inputs), backbone(inputs), rtol=0, atol=0)
     assert loaded.fingerprint() == backbone.fingerprint()
     assert small(architecture, seed=4).fingerprint() != backbone.fingerprint()
+
+
+def test_a_narrow_net_has_hidden_layers_of_its_own_width(tmp_path: Path) -> None:
+    backbone = build_backbone(BackboneConfig(num_blocks=2, hidden=7), dimension=64, num_outputs=10)
+    assert [tuple(layer.weight.shape) for layer in backbone.blocks[1] if hasattr(layer, "weight")] == [(7, 64), (64, 7)]
+    save_backbone(tmp_path, backbone)
+    assert load_backbone(tmp_path).config.hidden == 7
+    for name in ("hidden", "num_blocks"):
+        with pytest.raises(InputError, match=f"need {name} >= 1, got 0"):
+            BackboneConfig(**{name: 0})
+
+
+def test_checkpoints_from_before_an_option_load_and_keep_their_fingerprint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = build_backbone(BackboneConfig(num_blocks=2), dimension=8, num_outputs=3)
+    save_backbone(tmp_path, backbone)
+    config = tmp_path / "backbone.json"
+    description = json.loads(config.read_text())
+    del description["config"]["hidden"]
+    config.write_text(json.dumps(description))
+    assert load_backbone(tmp_path).fingerprint() == backbone.fingerprint()
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.fill_(0.5)
+    assert backbone.fingerprint() == "1273c30072899a772bc1c26a4a49c2a997460f18202ddd597fa1e2426c2cd55e"
 
 
 def test_fingerprints_tell_architectures_with_equal_weights_apart() -> None:
