@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Bytes of float64 rows held at a time: few enough for a processor's second-level cache.
+# Bytes of float64 rows that a thread holds at a time: few enough for a processor's second-level cache.
 _BLOCK_BYTES = 2 << 20
 
 
@@ -111,7 +111,9 @@ def _centered_rows(
     """
     num_samples, num_neighbors, dimension = features.shape
     width = _balanced(dimension, max(1, _BLOCK_BYTES // (8 * num_rows)))
-    height = max(1, min(num_samples, _BLOCK_BYTES // (8 * num_rows * width)))
+    # Each thread takes samples of its own.
+    height = max(1, _BLOCK_BYTES // (8 * num_rows * width)) * torch.get_num_threads()
+    height = min(num_samples, height)
     buffer = features.new_empty(height, num_rows, width, dtype=torch.float64)
     for start in range(0, num_samples, height):
         samples = slice(start, min(start + height, num_samples))

@@ -95,3 +95,23 @@ def test_statuses_and_failed_rows_are_counted_apart() -> None:
             "share_unsolved": 0.2,
         }
     )
+
+
+def test_squared_errors_are_of_rows_with_a_prediction() -> None:
+    table = pa.table(
+        {
+            "label": pa.array([1.0, 2.0, 3.0], pa.float32()),
+            "prediction_net": [1.0, 2.0, 5.0],
+            "prediction_otad": [2.0, 4.0, float("nan")],
+            "relative_error": [0.0, 0.0, 0.3],
+            "status": ["solved", "solved", "failed"],
+        }
+    )
+    totals = StandardMetrics()
+    totals.add(table)
+    totals.add(table)
+    metrics = totals.metrics()
+    assert metrics["mse_net"] == pytest.approx(4 / 3)
+    assert metrics["mse_otad"] == pytest.approx(2.5)
+    assert metrics["share_unsolved"] == pytest.approx(1 / 3)
+    assert not any(name.startswith("accuracy") for name in metrics)

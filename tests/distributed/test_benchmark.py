@@ -1,0 +1,35 @@
+"""The benchmark job on digits: every part runs, and its numbers are there to be read."""
+
+import math
+from pathlib import Path
+
+import pytest
+from digits_jobs import quick_preset
+
+from otad_ray.distributed.benchmark import BenchmarkConfig, run_benchmark
+from otad_ray.errors import InputError
+
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
+
+
+def test_labels_and_memory_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = BenchmarkConfig(
+        preset=quick_preset(), storage=str(tmp_path), num_actors=1, rows_per_shard=300, parts=("labels", "memory")
+    )
+    result = run_benchmark(config)
+    names = [item["name"] for item in result["measurements"]]
+    assert names == ["labels_against_flat", "labels_against_loop", "private_memory"]
+    table = capsys.readouterr().err
+    for item in result["measurements"]:
+        assert math.isfinite(item["ratio"])
+        assert item["ratio"] > 0
+        assert item["name"] in table
+    assert set(result["machine"]) == {"processor", "cores", "memory", "commit"}
+    assert result["run_id"] is not None
+    # What was measured on the way is removed.
+    assert not list(tmp_path.glob("**/.benchmark-*"))
+
+
+def test_unknown_part(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown part 'speed'; known: cip, search, labels, memory"):
+        run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("speed",)))
