@@ -99,10 +99,10 @@ def worker_resources(num_workers: int) -> WorkerResources:
     spare = _spare_cpus(wanted=num_workers)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     _check_workers(num_workers, cpus=spare, gpus=gpus)
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     share = spare // num_workers
-    # A worker's CPUs are on one node: shares that do not fit beside each other would be waited for, for ever.
-    while share > 1 and sum(cpus // share for cpus in nodes) < num_workers:
+    # A worker's CPUs and GPU are on one node: shares that do not fit beside each other would be waited for, for ever.
+    while share > 1 and sum(_places(node, share, use_gpu=gpus > 0) for node in nodes) < num_workers:
         share -= 1
     return WorkerResources(share, use_gpu=gpus > 0)
 
@@ -132,6 +132,11 @@ def _probe(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
+
+
+def _places(node: dict[str, float], share: int, *, use_gpu: bool) -> int:
+    places = int(node.get("CPU", 0)) // share
+    return min(places, int(node.get("GPU", 0))) if use_gpu else places
 
 
 def _check_workers(requested: int, *, cpus: int, gpus: int) -> None:

@@ -2,12 +2,12 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import ray
 import ray.train.torch
 import torch
@@ -16,9 +16,9 @@ from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, Scali
 from torch import Tensor
 
 from otad_ray.data import DataFolders, Rows, data_set, load_all, open_split
+from otad_ray.data.rows import iterate
 from otad_ray.distributed.cluster import WorkerResources, quiet_ray_data, ray_session, worker_resources
 from otad_ray.distributed.options import TrainJobConfig
-from otad_ray.distributed.shards import Shard
 from otad_ray.models import Backbone, build_backbone
 from otad_ray.presets import Preset
 from otad_ray.training import EpochMetrics, TrainingStore, train_backbone
@@ -55,8 +55,8 @@ class TrainingTask:
         return build_backbone(self.preset.backbone, dimension=definition.dimension, num_outputs=definition.num_outputs)
 
     def rows(self) -> Rows:
-        """The rows to train on, opened once in each process."""
-        return _open_rows(self)
+        """The rows to train on."""
+        return open_split(data_set(self.preset.data_set), self.preset.training.rows, self.folders)
 
     def train(self, inputs: Tensor, targets: Tensor, device: torch.device) -> None:
         """Train to the end, from the store's latest state; FloatingPointError where the loss diverges."""
@@ -92,7 +92,7 @@ def train_on_ray(task: TrainingTask, *, config: TrainJobConfig) -> None:
     """Train on Ray Train workers, with gradients averaged by DDP.
 
     Every worker holds all rows, decoded, because batches do not depend on the number of workers: N x D x 4 bytes
-    (188 MB for MNIST, 614 MB for CIFAR-10). Ray Data decodes them once a worker.
+    (188 MB for MNIST, 614 MB for CIFAR-10), and as much once in Ray's object store.
 
     States are the task's own files rather than Ray's checkpoints: they are there when an epoch ends (Ray registers a
     checkpoint some time later, and a worker that dies meanwhile costs more epochs), a damaged one is stepped over, and
@@ -102,19 +102,22 @@ def train_on_ray(task: TrainingTask, *, config: TrainJobConfig) -> None:
     with ray_session(config.address, dashboard=True):
         resources = worker_resources(config.num_workers)
         logger.info("%d workers with %s each", config.num_workers, resources)
-        diverged = _trainer(task, config.num_workers, resources).fit().return_value  # type: ignore[attr-defined]
+        trainer = _trainer(task, task.rows(), config.num_workers, resources)
+        diverged = trainer.fit().return_value  # type: ignore[attr-defined]
     if diverged is not None:
         raise FloatingPointError(diverged)
 
 
 # The ignored types are those of Ray Train's first version, which its second replaces where the module is run.
-def _trainer(task: TrainingTask, num_workers: int, resources: WorkerResources) -> ray.train.torch.TorchTrainer:
+def _trainer(
+    task: TrainingTask, rows: Rows, num_workers: int, resources: WorkerResources
+) -> ray.train.torch.TorchTrainer:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     return ray.train.torch.TorchTrainer(
         _train_worker,  # type: ignore[arg-type]
-        train_loop_config={"task": task, "num_threads": resources.num_cpus},
+        train_loop_config={"task": task, "num_rows": len(rows), "num_threads": resources.num_cpus},
         scaling_config=ScalingConfig(
             num_workers=num_workers,
             use_gpu=resources.use_gpu,
@@ -126,7 +129,7 @@ def _trainer(task: TrainingTask, num_workers: int, resources: WorkerResources) -
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
-        datasets={_ROWS: _ray_dataset(task)},
+        datasets={_ROWS: _ray_dataset(rows)},
         # Each worker reads all rows: equal splits would drop some, and batches would depend on the split.
         dataset_config=DataConfig(datasets_to_split=[], execution_options=context.execution_options),
     )
@@ -139,7 +142,7 @@ def _train_worker(arguments: dict[str, Any]) -> str | None:
     logging.getLogger("otad_ray").setLevel(logging.INFO)
     quiet_ray_data()
     torch.set_num_threads(arguments["num_threads"])
-    inputs, targets = _read_shard(len(task.rows()), data_set(task.preset.data_set).shape)
+    inputs, targets = _read_shard(arguments["num_rows"], data_set(task.preset.data_set).shape)
     try:
         task.train(inputs, targets, ray.train.torch.get_device())
     except FloatingPointError as error:
@@ -149,36 +152,29 @@ def _train_worker(arguments: dict[str, Any]) -> str | None:
 
 def _read_shard(num_rows: int, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """All rows in order of position, whatever order they come in: inputs (num_rows, *shape), targets (num_rows,)."""
-    inputs = torch.empty(num_rows, *shape)
-    targets: Tensor | None = None
-    seen = 0
-    for block in ray.train.get_dataset_shard(_ROWS).iter_batches(batch_size=None, batch_format="numpy"):
-        # Copied, because blocks are read-only.
-        position, y = torch.tensor(block["position"]), torch.tensor(block["y"])
-        targets = torch.empty(num_rows, dtype=y.dtype) if targets is None else targets
-        inputs[position] = torch.tensor(block["x"]).reshape(-1, *shape)
+    inputs, targets, seen = torch.empty(num_rows, *shape), torch.empty(0), 0
+    for table in ray.train.get_dataset_shard(_ROWS).iter_batches(batch_size=None, batch_format="pyarrow"):
+        # Copied, because Ray's memory is read-only.
+        position, y = (torch.tensor(table[name].to_numpy()) for name in ("position", "y"))
+        if not seen:
+            targets = torch.empty(num_rows, dtype=y.dtype)
         targets[position] = y
+        inputs[position] = torch.tensor(table["x"].combine_chunks().flatten().to_numpy()).reshape(-1, *shape)
         seen += len(position)
-    if targets is None or seen != num_rows:
+    if seen != num_rows:
         raise RuntimeError(f"Ray Data delivered {seen} of {num_rows} rows")
     return inputs, targets
 
 
-def _ray_dataset(task: TrainingTask) -> Dataset:
-    """Columns position, x (D,) and y; rows are read and decoded by Ray's tasks, not here."""
-    num_rows = len(task.rows())
-    starts = range(0, num_rows, _ROWS_PER_BLOCK)
-    shards = [Shard(index, start, min(start + _ROWS_PER_BLOCK, num_rows)) for index, start in enumerate(starts)]
-    blocks = ray.data.from_items([asdict(shard) for shard in shards], override_num_blocks=len(shards))
-    return blocks.map_batches(partial(_read_rows, task), batch_size=1, batch_format="numpy")
-
-
-def _read_rows(task: TrainingTask, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    positions = np.arange(batch["start"][0], batch["stop"][0])
-    rows = task.rows().take(positions)
-    return {"position": positions, "x": rows.x.flatten(1).numpy(), "y": rows.y.numpy()}
-
-
-@cache
-def _open_rows(task: TrainingTask) -> Rows:
-    return open_split(data_set(task.preset.data_set), task.preset.training.rows, task.folders)
+def _ray_dataset(rows: Rows) -> Dataset:
+    """Columns position, x (D floats) and y, in Ray's object store; this process holds a block at a time."""
+    blocks = []
+    for number, batch in enumerate(iterate(rows, _ROWS_PER_BLOCK)):
+        x = batch.x.flatten(1)
+        columns = {
+            "position": number * _ROWS_PER_BLOCK + np.arange(len(x)),
+            "x": pa.FixedSizeListArray.from_arrays(x.flatten().numpy(), x.shape[1]),
+            "y": batch.y.numpy(),
+        }
+        blocks.append(ray.put(pa.table(columns)))
+    return ray.data.from_arrow_refs(blocks)  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from digits_jobs import ROWS, descendants, is_running, job_command, quick_preset
 
 from otad_ray.artifacts import one_at_a_time
 from otad_ray.data import data_set, load_all, open_split
+from otad_ray.distributed.cluster import WorkerResources, worker_resources
 from otad_ray.distributed.options import JobConfig, TrainJobConfig
 from otad_ray.distributed.pipeline import Workspace, ensure_backbone, run_training
 from otad_ray.errors import InputError
@@ -30,10 +31,6 @@ def plain_training(preset: Preset) -> tuple[Backbone, list[EpochMetrics]]:
     backbone = build_backbone(preset.backbone, dimension=64, num_outputs=10)
     history: list[EpochMetrics] = []
     return train_backbone(backbone, train.x, train.y, preset.training, on_epoch=history.append), history
-
-
-def manifest_of(directory: str | Path) -> dict:
-    return json.loads((Path(directory) / "manifest.json").read_text())
 
 
 @pytest.mark.usefixtures("cluster")
@@ -89,6 +86,33 @@ def test_more_workers_than_the_cluster_takes_are_refused_before_any_work(tmp_pat
             TrainJobConfig(**{"preset": quick_preset(), name: 0})
 
 
+GPU_NODE, HEAD = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "num_workers", "expected"),
+    [
+        ([{"CPU": 5.0}], 1, WorkerResources(4, use_gpu=False)),
+        ([{"CPU": 4.0}, {"CPU": 4.0}], 3, WorkerResources(2, use_gpu=False)),
+        # Not 7, which no node has.
+        ([{"CPU": 4.0}, {"CPU": 4.0}], 1, WorkerResources(4, use_gpu=False)),
+        ([HEAD, GPU_NODE], 2, WorkerResources(4, use_gpu=True)),
+        ([HEAD, GPU_NODE, GPU_NODE], 4, WorkerResources(4, use_gpu=True)),
+    ],
+)
+def test_workers_fit_on_the_nodes(
+    nodes: list[dict[str, float]], num_workers: int, expected: WorkerResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    monkeypatch.setattr("ray.cluster_resources", lambda: total)
+    monkeypatch.setattr("ray.available_resources", lambda: total)
+    assert worker_resources(num_workers) == expected
+    if total["GPU"]:
+        with pytest.raises(InputError, match=rf"num_workers is 5, but the cluster has {total['GPU']:.0f} GPUs"):
+            worker_resources(5)
+
+
 def test_a_job_waits_for_another_that_trains_the_same_backbone(tmp_path: Path) -> None:
     lock = tmp_path / "backbone.lock"
     entered, order = threading.Event(), []
@@ -111,10 +135,10 @@ def test_a_job_waits_for_another_that_trains_the_same_backbone(tmp_path: Path) -
 EPOCHS = 40
 
 
-def start(storage: Path, log: Path) -> subprocess.Popen:
-    options = ["--training.epochs", str(EPOCHS), "--num-workers", "2", "--storage", str(storage)]
+def start(job: str, storage: Path, log: Path, *options: str) -> subprocess.Popen:
+    command = job_command(job, "--training.epochs", str(EPOCHS), "--storage", str(storage), *options)
     with log.open("w") as output:
-        return subprocess.Popen(job_command("train_backbone.py", *options), stdout=output, stderr=output)
+        return subprocess.Popen(command, stdout=output, stderr=output)
 
 
 def newest_state(storage: Path) -> int:
@@ -128,8 +152,16 @@ def workers(driver: int) -> list[int]:
 
 @pytest.mark.xdist_group("processes")
 @pytest.mark.timeout(240)
-def test_driver_and_then_a_worker_are_killed(tmp_path: Path) -> None:
-    driver = start(tmp_path, tmp_path / "first.log")
+@pytest.mark.parametrize(
+    ("job", "options"),
+    [
+        # A job that trains in its own process, which starts sooner, leaves the same states.
+        ("build_memory.py", ()),
+        pytest.param("train_backbone.py", ("--num-workers", "2"), marks=pytest.mark.slow),
+    ],
+)
+def test_driver_and_then_a_worker_are_killed(job: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    driver = start(job, tmp_path, tmp_path / "first.log", *options)
     wait_for(lambda: newest_state(tmp_path) >= 2, 90)
     orphans = workers(driver.pid)
     driver.send_signal(signal.SIGKILL)
@@ -138,17 +170,17 @@ def test_driver_and_then_a_worker_are_killed(tmp_path: Path) -> None:
     kept = newest_state(tmp_path)
     assert 2 <= kept < EPOCHS
 
-    driver = start(tmp_path, tmp_path / "second.log")
+    log = tmp_path / "second.log"
+    driver = start("train_backbone.py", tmp_path, log, "--num-workers", "2")
     wait_for(lambda: newest_state(tmp_path) > kept, 90)
     os.kill(workers(driver.pid)[0], signal.SIGKILL)
-    log = tmp_path / "second.log"
     assert driver.wait(timeout=120) == 0, log.read_text()[-3000:]
     assert log.read_text().count("going on after epoch") == 2
 
     result = json.loads(log.read_text().splitlines()[-1])
     preset = quick_preset()
     _, expected = plain_training(replace(preset, training=replace(preset.training, epochs=EPOCHS)))
-    history = manifest_of(result["backbone"])["history"]
+    history = json.loads((Path(result["backbone"]) / "manifest.json").read_text())["history"]
     assert [epoch["epoch"] for epoch in history] == list(range(1, EPOCHS + 1))
     assert [epoch["loss"] for epoch in history] == pytest.approx([epoch.loss for epoch in expected], rel=1e-2)
     assert not list(tmp_path.glob("digits/backbone/*.training"))
