@@ -132,7 +132,7 @@ def test_a_job_waits_for_another_that_trains_the_same_backbone(tmp_path: Path) -
     assert not lock.exists()
 
 
-EPOCHS = 40
+EPOCHS = 60
 
 
 def start(job: str, storage: Path, log: Path, *options: str) -> subprocess.Popen:
