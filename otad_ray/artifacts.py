@@ -4,6 +4,7 @@ Everything lies below one storage root, `<root>/<preset>/<kind>/<hash>/`, each w
 directories appear whole or not at all: they are written beside their place and renamed.
 """
 
+import fcntl
 import hashlib
 import json
 import os
@@ -156,6 +157,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait for the processes that are in such a block with the same lock file; one that dies leaves it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # A lock that was removed meanwhile is no longer the one that others find.
+            if _is_file_at(lock, file.fileno()):
+                try:
+                    yield
+                finally:
+                    lock.unlink()
+                return
+
+
 def is_temporary(path: Path) -> bool:
     """Whether a file or directory is one of somebody's unfinished writes."""
     return path.name.startswith(".") and ".tmp." in path.name
@@ -173,6 +190,13 @@ def remove_abandoned(directory: Path) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def _is_file_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
 
 
 def _json_text(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""Joining or starting a cluster, and how many actors it can take."""
+"""Joining or starting a cluster, and how many actors or training workers it can take."""
 
 import logging
 import os
@@ -6,15 +6,17 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import ray
+import torch
 
 from otad_ray.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-# Logical CPUs that an actor pool leaves free: Ray Data's own tasks need one, and a pool that takes every CPU
-# waits for it without a word.
+# Logical CPUs that actors and training workers leave free: Ray Data's own tasks need one, and a pool that takes every
+# CPU waits for it without a word.
 _SPARE_CPUS = 1
 _SETTLE_SECONDS = 5.0
 _PROBE_SECONDS = 5.0
@@ -25,10 +27,11 @@ logging.getLogger("ray._private.authentication.authentication_token_setup").setL
 
 
 @contextmanager
-def ray_session(address: str | None = None) -> Iterator[None]:
+def ray_session(address: str | None = None, *, dashboard: bool = False) -> Iterator[None]:
     """Join the cluster at `address`, or at RAY_ADDRESS (set inside a submitted job), or start one on this machine.
 
-    A session that is already open in this process is used and left open.
+    A session that is already open in this process is used and left open. dashboard: start one with a cluster of our
+    own; Ray Train asks it about its actors, and complains every second where there is none.
     """
     if ray.is_initialized():
         yield
@@ -45,23 +48,63 @@ def ray_session(address: str | None = None) -> Iterator[None]:
     else:
         # The spare CPU need not be a core of its own: as many actors as cores can work.
         cpus = num_cores() + _SPARE_CPUS
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
-    # Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do.
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+        ray.init(address="local", num_cpus=cpus, include_dashboard=dashboard, logging_level=logging.WARNING)
+    quiet_ray_data()
     try:
         yield
     finally:
         ray.shutdown()
 
 
+def quiet_ray_data() -> None:
+    """Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+
+
 def check_num_actors(requested: int | None, address: str | None) -> None:
     """InputError, before any work, for a cluster that does not answer or cannot take so many actors."""
-    if not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS")):
-        _check_spare(1 if requested is None else requested, num_cores())
+    if _starts_locally(address):
+        _check_spare("num_actors", 1 if requested is None else requested, num_cores())
         return
     with ray_session(address):
         choose_num_actors(requested, work=requested or 1)
+
+
+@dataclass(frozen=True)
+class WorkerResources:
+    """What each training worker gets: whole CPUs, and a GPU or none."""
+
+    num_cpus: int
+    use_gpu: bool
+
+    def __str__(self) -> str:
+        return "1 GPU" if self.use_gpu else f"{self.num_cpus} CPU{'s' * (self.num_cpus > 1)}"
+
+
+def check_num_workers(requested: int, address: str | None) -> None:
+    """InputError, before any work, for a cluster that does not answer or cannot take so many training workers."""
+    if _starts_locally(address):
+        _check_workers(requested, cpus=num_cores(), gpus=torch.cuda.device_count())
+        return
+    with ray_session(address):
+        worker_resources(requested)
+
+
+def worker_resources(num_workers: int) -> WorkerResources:
+    """GPUs where the open cluster has them, one a worker, and an equal share of its spare CPUs.
+
+    Raises InputError for more workers than the cluster has spare CPUs or, where it has any, GPUs.
+    """
+    spare = _spare_cpus(wanted=num_workers)
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    _check_workers(num_workers, cpus=spare, gpus=gpus)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    share = spare // num_workers
+    # A worker's CPUs and GPU are on one node: shares that do not fit beside each other would be waited for, for ever.
+    while share > 1 and sum(_places(node, share, use_gpu=gpus > 0) for node in nodes) < num_workers:
+        share -= 1
+    return WorkerResources(share, use_gpu=gpus > 0)
 
 
 def choose_num_actors(requested: int | None, *, work: int) -> int:
@@ -70,8 +113,13 @@ def choose_num_actors(requested: int | None, *, work: int) -> int:
     Raises InputError for more than the cluster has spare CPUs: such a pool would wait for ever.
     """
     spare = _spare_cpus(wanted=requested or 1)
-    _check_spare(1 if requested is None else requested, spare)
+    _check_spare("num_actors", 1 if requested is None else requested, spare)
     return min(work, requested or spare)
+
+
+def _starts_locally(address: str | None) -> bool:
+    """Whether a session at `address` would start a cluster on this machine."""
+    return not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS"))
 
 
 def num_cores() -> int:
@@ -86,15 +134,29 @@ def _probe(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
 
 
-def _check_spare(num_actors: int, spare: int) -> None:
-    if num_actors < 1:
-        raise InputError(f"need num_actors >= 1, got {num_actors}")
-    if spare < 1:
-        raise InputError("the cluster has no spare CPU for an actor; wait for other jobs to end or add nodes")
-    if num_actors > spare:
+def _places(node: dict[str, float], share: int, *, use_gpu: bool) -> int:
+    places = int(node.get("CPU", 0)) // share
+    return min(places, int(node.get("GPU", 0))) if use_gpu else places
+
+
+def _check_workers(requested: int, *, cpus: int, gpus: int) -> None:
+    _check_spare("num_workers", requested, cpus)
+    if 0 < gpus < requested:
         raise InputError(
-            f"num_actors is {num_actors}, but the cluster has {spare} spare CPUs besides the one that Ray Data needs: "
-            f"the pool would wait for ever. Use --num-actors {spare} or add nodes"
+            f"num_workers is {requested}, but the cluster has {gpus} GPUs, one for each worker. "
+            f"Use --num-workers {gpus} or add nodes"
+        )
+
+
+def _check_spare(field: str, requested: int, spare: int) -> None:
+    if requested < 1:
+        raise InputError(f"need {field} >= 1, got {requested}")
+    if spare < 1:
+        raise InputError("the cluster has no spare CPU; wait for other jobs to end or add nodes")
+    if requested > spare:
+        raise InputError(
+            f"{field} is {requested}, but the cluster has {spare} spare CPUs besides the one that Ray Data needs: "
+            f"the job would wait for ever. Use --{field.replace('_', '-')} {spare} or add nodes"
         )
 
 

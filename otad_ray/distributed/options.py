@@ -28,6 +28,26 @@ class JobConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainJobConfig(JobConfig):
+    """What to train, and on which workers.
+
+    Attributes:
+        num_workers: processes that share every batch, each on a GPU where the cluster has some; the result is the same.
+        address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
+        checkpoint_every: epochs between the states that an interrupted training goes on from.
+    """
+
+    num_workers: int = 1
+    address: str | None = None
+    checkpoint_every: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("num_workers", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"need {name} >= 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ActorJobConfig(JobConfig):
     """What to compute, and on which actors.
 

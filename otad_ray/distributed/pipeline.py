@@ -1,7 +1,9 @@
 """From a preset to its backbone and memory: where they lie, and how a missing one is made."""
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from otad_ray.artifacts import (
     MANIFEST,
     atomic_directory,
     content_hash,
+    one_at_a_time,
     read_manifest,
     storage_root,
     to_jsonable,
@@ -21,18 +24,19 @@ from otad_ray.artifacts import (
 )
 from otad_ray.data import DataFolders, DataSet, Rows, Split, load_all, open_split
 from otad_ray.data.rows import iterate
-from otad_ray.distributed.options import JobConfig
+from otad_ray.distributed.cluster import check_num_workers
+from otad_ray.distributed.options import JobConfig, TrainJobConfig
+from otad_ray.distributed.training import Trainer, TrainingTask, train_here, train_on_ray
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
-from otad_ray.models import Backbone, build_backbone, load_backbone, save_backbone
+from otad_ray.models import Backbone, load_backbone, save_backbone
 from otad_ray.presets import Preset
 from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
-from otad_ray.training import EpochMetrics, accuracy, train_backbone
+from otad_ray.training import held_out_metric
 
 logger = logging.getLogger(__name__)
 
 _BATCH_ROWS = 1024
-_EPOCHS_REPORTED = 12
 
 
 class Workspace:
@@ -80,12 +84,19 @@ def data_record(workspace: Workspace, split: Split) -> DataRecord:
     return DataRecord(name=name, digest=rows.fingerprint[:12], origin=rows.origin, rows=len(rows))
 
 
-def ensure_backbone(workspace: Workspace) -> tuple[Path, Backbone]:
-    """The preset's trained backbone and its directory; trained first where it is missing."""
+def ensure_backbone(workspace: Workspace, trainer: Trainer = train_here) -> tuple[Path, Backbone]:
+    """The preset's trained backbone and its directory; trained first where it is missing.
+
+    A killed training is continued, by whichever trainer: the states in `<hash>.training` beside the directory are
+    those of the loop they share.
+    """
     directory, identity = _backbone_place(workspace)
     if not directory.is_dir():
         workspace.refuse_to_build("backbone", directory, "train_backbone")
-        _train(workspace, directory, identity)
+        with one_at_a_time(directory.with_name(f".{directory.name}.lock")):
+            # Another job may have trained it while this one waited.
+            if not directory.is_dir():
+                _train(workspace, directory, identity, trainer)
     _track_once(workspace, directory, "backbone", _backbone_run)
     return directory, load_backbone(directory)
 
@@ -108,51 +119,48 @@ def _backbone_place(workspace: Workspace) -> tuple[Path, dict[str, Any]]:
     return workspace.directory("backbone", identity), identity
 
 
-def _train(workspace: Workspace, directory: Path, identity: dict[str, Any]) -> None:
-    preset, definition = workspace.preset, workspace.definition
+def _train(workspace: Workspace, directory: Path, identity: dict[str, Any], trainer: Trainer) -> None:
+    preset = workspace.preset
     rows = workspace.rows(preset.training.rows)
-    if definition.task != "classification":
-        raise InputError(f"data set {definition.name!r} is for {definition.task}; only classifiers can be trained")
-    held_out_split: Split = "validation" if preset.training.rows == "fit" else "test"
     rows.check()
     logger.info("training %s on %s (%d rows)", preset.backbone.architecture, preset.data_set, len(rows))
-    batch = load_all(rows)
-    torch.manual_seed(preset.training.seed)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = build_backbone(preset.backbone, dimension=definition.dimension, num_outputs=definition.num_outputs)
-    history: list[EpochMetrics] = []
-
-    def report(metrics: EpochMetrics) -> None:
-        history.append(metrics)
-        if metrics.epoch % max(1, preset.training.epochs // _EPOCHS_REPORTED) == 0:
-            logger.info(
-                f"epoch {metrics.epoch} of {preset.training.epochs}: loss {metrics.loss:.4f}, "
-                f"energy {metrics.energy:.3f}, accuracy {metrics.accuracy:.4f}"
-            )
-
+    state = directory.with_name(f"{directory.name}.training")
+    task = TrainingTask(preset=preset, folders=workspace.folders, state=state)
     try:
-        train_backbone(backbone.to(device), batch.x, batch.y, preset.training, on_epoch=report)
+        trainer(task)
     except FloatingPointError as error:
+        # Going on from its states would end the same way.
+        shutil.rmtree(state, ignore_errors=True)
         raise InputError(f"training diverged: {error}") from error
-    held_out = load_all(workspace.rows(held_out_split))
+    backbone, history = task.result()
+    last = history[-1].values()
     metrics = {
-        "loss": history[-1].loss,
-        "energy": history[-1].energy,
-        "train_accuracy": history[-1].accuracy,
-        f"{held_out_split}_accuracy": accuracy(backbone, held_out.x, held_out.y),
+        "loss": last.pop("loss"),
+        "energy": last.pop("energy"),
+        **{f"train_{name}": value for name, value in last.items()},
+        **_held_out_metrics(workspace, backbone),
     }
-    logger.info("%s accuracy %.4f", held_out_split, metrics[f"{held_out_split}_accuracy"])
     with atomic_directory(directory) as temporary:
-        save_backbone(temporary, backbone.cpu())
+        save_backbone(temporary, backbone)
         manifest = {
             "kind": "backbone",
             "identity": identity,
             "metrics": metrics,
-            "history": history,
+            "history": [{"epoch": epoch.epoch, **epoch.values()} for epoch in history],
             "rows": len(rows),
             "versions": versions(),
         }
         write_json(temporary / MANIFEST, manifest)
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def _held_out_metrics(workspace: Workspace, backbone: Backbone) -> dict[str, float]:
+    """What a finished backbone does on rows it was not trained on, by the names that people see."""
+    split: Split = "validation" if workspace.preset.training.rows == "fit" else "test"
+    held_out = load_all(workspace.rows(split))
+    name, value = held_out_metric(backbone, held_out.x, held_out.y)
+    logger.info("%s %s %.4f", split, name, value)
+    return {f"{split}_{name}": value}
 
 
 def _backbone_run(workspace: Workspace, directory: Path, manifest: dict[str, Any]) -> RunRecord:
@@ -162,9 +170,11 @@ def _backbone_run(workspace: Workspace, directory: Path, manifest: dict[str, Any
         kind="backbone",
         params=to_jsonable({"data_set": preset.data_set, "backbone": preset.backbone, "training": preset.training}),
         metrics=manifest["metrics"],
+        # The whole history, also of epochs before a restart, in the one run that a finished backbone gets.
         series={
             f"epoch_{name}": [(epoch["epoch"], epoch[name]) for epoch in manifest["history"]]
-            for name in ("loss", "energy", "accuracy")
+            for name in manifest["history"][0]
+            if name != "epoch"
         },
         data=data_record(workspace, preset.training.rows),
         artifacts=(directory / MANIFEST,),
@@ -253,10 +263,10 @@ def _embedded(rows: Rows, backbone: Backbone) -> Iterator[tuple[Tensor, Tensor, 
         yield points, backbone.features(points), batch.y, batch.ids
 
 
-def run_training(config: JobConfig) -> dict[str, Any]:
-    """The training job; what the last line of its output says."""
-    workspace = Workspace(config)
-    directory, _ = ensure_backbone(workspace)
+def run_training(config: TrainJobConfig) -> dict[str, Any]:
+    """The training job, on Ray Train; what the last line of its output says."""
+    check_num_workers(config.num_workers, config.address)
+    directory, _ = ensure_backbone(Workspace(config), partial(train_on_ray, config=config))
     manifest = read_manifest(directory, kind="backbone")
     return {"backbone": str(directory), "rows": manifest["rows"], **manifest["metrics"]}
 

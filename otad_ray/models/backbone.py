@@ -24,7 +24,10 @@ class Backbone(nn.Module, ABC):
 
     @abstractmethod
     def transport(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """Points (B, D) to features (B, D), and the path's energy `sum_k |x^k - x^(k-1)|^2` (B,), equation (13)."""
+        """Points (B, D) to features (B, D), and the path's energy `sum_k |x^k - x^(k-1)|^2` (B,), equation (13).
+
+        Both in the dtype of the points, under autocast too: only what happens inside a block is of lower precision.
+        """
 
     @abstractmethod
     def head(self, features: Tensor) -> Tensor:

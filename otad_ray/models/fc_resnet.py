@@ -66,7 +66,7 @@ class FCResNet(_FCNet):
     def transport(self, points: Tensor) -> tuple[Tensor, Tensor]:
         energy = torch.zeros_like(points[:, 0])
         for block in self.blocks:
-            residual = block(points)
+            residual = block(points).to(points.dtype)
             energy = energy + residual.square().sum(1)
             points = points + residual
         return points, energy
@@ -78,7 +78,7 @@ class FCPlainNet(_FCNet):
     def transport(self, points: Tensor) -> tuple[Tensor, Tensor]:
         energy = torch.zeros_like(points[:, 0])
         for block in self.blocks:
-            moved = block(points)
+            moved = block(points).to(points.dtype)
             energy = energy + (moved - points).square().sum(1)
             points = moved
         return points, energy

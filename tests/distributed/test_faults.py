@@ -3,12 +3,10 @@
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from digits_jobs import ROWS, descendants, job_command, read_labels, run_job
+from digits_jobs import ROWS, descendants, is_running, job_command, read_labels, run_job, wait_for
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -18,25 +16,10 @@ OPTIONS = [*PRESET_OPTIONS, "--solver", "clarabel", "--rows-per-shard", "48", "-
 SHARDS = -(-ROWS // 48)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "timed out"
-        time.sleep(0.05)
-
-
 def actors(driver: int) -> list[int]:
     found = [process for process, title in descendants(driver).items() if "ShardActor" in title]
     assert len(found) == 2
     return found
-
-
-def is_running(process: int) -> bool:
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
 
 
 def start(storage: Path, log: Path) -> subprocess.Popen:
