@@ -1,9 +1,9 @@
 """Exact nearest neighbors in l2, whatever proposes the candidates.
 
-A search proposes candidates and a radius within which there are no others. Candidates are measured again in
-float64 and ordered by distance and then position; a row whose last neighbor lies inside the radius is certain, and
-the others ask for more candidates. So every search returns the same neighbors, for any batch size, and
-certificates may rest on them.
+A search proposes candidates with lower bounds on their distances, below which no other key lies. Those that may be
+among the nearest are measured again in float64 and ordered by distance and then position; a row whose last neighbor is
+nearer than the last bound is certain, and the others ask for more candidates. So every search returns the same
+neighbors, for any batch size, and certificates may rest on them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,9 +19,12 @@ from otad_ray.memory.sketch import Sketch, SketchSearch
 _GROWTH = 4
 # Bytes of a block of distances.
 _BLOCK_BYTES = 32 << 20
-# Bytes of candidates measured at a time: on a processor few enough for its second-level cache.
-_MEASURED_BYTES = {"cpu": 2 << 20}
+# Bytes of candidates measured at a time: on a processor few enough, for each thread, for its second-level cache.
+_MEASURED_BYTES_A_THREAD = 2 << 20
 _MEASURED_BYTES_ELSEWHERE = 256 << 20
+
+# Candidates beyond those asked for that are measured before bounds rule out others.
+_MEASURED_FIRST = 8
 
 _SINGLE = torch.finfo(torch.float32)
 
@@ -36,9 +39,9 @@ class CandidateSearch(Protocol):
         ...
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Positions (B, count) of candidates for queries (B, E) float32, and a radius (B,) float64.
+        """Positions (B, count) of candidates for queries (B, E) float32, and bounds (B, count) float64, ascending.
 
-        Every key that is not proposed lies at least `radius` away.
+        A candidate lies at least as far as its bound, and every key that is not proposed as the last one.
         """
         ...
 
@@ -65,8 +68,8 @@ class BruteForce:
             near, position = distances.topk(min(count, len(keys)), largest=False)
             best, order = torch.cat([best, near], 1).topk(min(count, best.shape[1] + near.shape[1]), largest=False)
             where = torch.cat([where, position + start], 1).gather(1, order)
-        farthest = best[:, -1].double() + queries.double().square().sum(1)
-        return where, _radius(farthest, queries, self._largest_key_norm)
+        squared = best.double() + queries.double().square().sum(1, keepdim=True)
+        return where, _lower_bounds(squared, queries, self._largest_key_norm)
 
 
 class FaissSearch:
@@ -89,8 +92,8 @@ class FaissSearch:
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         distances, positions = self._knn(queries.numpy(), self._keys, count)
-        farthest = torch.from_numpy(distances[:, -1]).double()
-        return torch.from_numpy(positions), _radius(farthest, queries, self._largest_key_norm)
+        squared = torch.from_numpy(distances).double()
+        return torch.from_numpy(positions), _lower_bounds(squared, queries, self._largest_key_norm)
 
 
 # Each name gives the searches that are tried in turn; the last one can propose every key.
@@ -122,9 +125,9 @@ def exact_nearest(
         while rows.numel() and proposed <= max(search.largest_count, count):
             uncertain = []
             for part in rows.split(max(1, _BLOCK_BYTES // (32 * proposed))):
-                candidates, radius = search.nearest(queries[part], proposed)
-                positions[part], distances[part] = _nearest_of(keys, queries[part], candidates, count)
-                certain = distances[part, -1] < radius
+                candidates, bounds = search.nearest(queries[part], proposed)
+                positions[part], distances[part] = _nearest_of(keys, queries[part], candidates, bounds, count)
+                certain = distances[part, -1] < bounds[:, -1]
                 uncertain.append(part[~certain])
             if proposed == len(keys):
                 return positions, distances
@@ -153,42 +156,78 @@ def leave_out(excluded: Tensor, index: Tensor, distance: Tensor) -> tuple[Tensor
     return index.gather(1, order), distance.gather(1, order)
 
 
-def _nearest_of(keys: Tensor, queries: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _nearest_of(keys: Tensor, queries: Tensor, candidates: Tensor, bounds: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` nearest of each row's candidates: positions, and distances in float64."""
-    row_bytes = 4 * candidates.shape[1] * keys.shape[1]
-    block = max(1, _MEASURED_BYTES.get(keys.device.type, _MEASURED_BYTES_ELSEWHERE) // row_bytes)
-    parts = [
-        _nearest_of_block(keys, rows, near, count)
-        for rows, near in zip(queries.split(block), candidates.split(block), strict=True)
-    ]
+    row_bytes = 4 * min(count + _MEASURED_FIRST, candidates.shape[1]) * keys.shape[1]
+    block = max(1, _measured_bytes(keys.device) // row_bytes)
+    blocks = zip(queries.split(block), candidates.split(block), bounds.split(block), strict=True)
+    parts = [_nearest_of_block(keys, *tensors, count) for tensors in blocks]
     return torch.cat([positions for positions, _ in parts]), torch.cat([distances for _, distances in parts])
 
 
-def _nearest_of_block(keys: Tensor, queries: Tensor, candidates: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    dimension = keys.shape[1]
-    # index_select copies whole rows; indexing by a matrix is several times slower.
-    differences = keys.index_select(0, candidates.view(-1)).view(*candidates.shape, dimension)
-    differences -= queries.unsqueeze(1)
-    single = differences.square_().sum(2)
-    # A difference of two floats is rounded once, so these are right to a few roundings of their own size.
-    spread = (dimension + 4) * _SINGLE.eps
-    farthest = single.topk(count, largest=False).values[:, -1:]
-    row, column = (single <= (1 + 2 * spread) * farthest + 8 * dimension * _SINGLE.tiny).nonzero(as_tuple=True)
+def _nearest_of_block(
+    keys: Tensor, queries: Tensor, candidates: Tensor, bounds: Tensor, count: int
+) -> tuple[Tensor, Tensor]:
+    measure = _Measure(keys, queries, candidates)
+    single = measure.single_precision(bounds, count)
+    # Those that may be among the nearest, in float64.
+    chosen = single <= measure.at_least(single.topk(count, largest=False).values[:, -1:])
     squared = torch.full(single.shape, torch.inf, dtype=torch.float64, device=keys.device)
-    pairs = max(1, _BLOCK_BYTES // (8 * dimension))
-    for part_row, part_column in zip(row.split(pairs), column.split(pairs), strict=True):
-        exact = keys.index_select(0, candidates[part_row, part_column]).double()
-        exact -= queries[part_row]
-        squared[part_row, part_column] = exact.square_().sum(1)
+    measure.fill(squared, chosen)
     by_position = candidates.argsort(1)
     by_distance = squared.gather(1, by_position).argsort(dim=1, stable=True)[:, :count]
     order = by_position.gather(1, by_distance)
     return candidates.gather(1, order), squared.gather(1, order).sqrt()
 
 
-def _radius(farthest: Tensor, queries: Tensor, largest_key_norm: float) -> Tensor:
-    """Distance from which on keys may not have been proposed, by the largest proposed squared distance in float32."""
-    return (farthest - _distance_rounding(queries, largest_key_norm)).clamp_min(0).sqrt()
+def _measured_bytes(device: torch.device) -> int:
+    return _MEASURED_BYTES_A_THREAD * torch.get_num_threads() if device.type == "cpu" else _MEASURED_BYTES_ELSEWHERE
+
+
+class _Measure:
+    """Squared distances of queries (n, E) to candidates (n, P), in float32 and in float64."""
+
+    def __init__(self, keys: Tensor, queries: Tensor, candidates: Tensor) -> None:
+        self._keys, self._queries, self._candidates = keys, queries, candidates
+        dimension = keys.shape[1]
+        # A difference of two floats is rounded once, so these are right to a few roundings of their own size.
+        self._relative = 1 + 2 * (dimension + 4) * _SINGLE.eps
+        self._absolute = 8 * dimension * _SINGLE.tiny
+
+    def at_least(self, single: Tensor) -> Tensor:
+        """Above the float32 measure of whatever is as near as something that measures `single`."""
+        return self._relative * single + self._absolute
+
+    def single_precision(self, bounds: Tensor, count: int) -> Tensor:
+        """(n, P) float32, infinite for candidates whose bounds rule them out: most are not read at all."""
+        first = min(count + _MEASURED_FIRST, self._candidates.shape[1])
+        near = self._candidates[:, :first]
+        # index_select copies whole rows; indexing by a matrix is several times slower.
+        differences = self._keys.index_select(0, near.reshape(-1)).view(*near.shape, -1)
+        differences -= self._queries.unsqueeze(1)
+        measured = differences.square_().sum(2)
+        rest = torch.full_like(bounds[:, first:], torch.inf, dtype=torch.float32)
+        farthest = self.at_least(measured.topk(count, largest=False).values[:, -1:])
+        single = torch.cat([measured, rest], 1)
+        possible = bounds.square() <= farthest
+        possible[:, :first] = False
+        self.fill(single, possible)
+        return single
+
+    def fill(self, squared: Tensor, chosen: Tensor) -> None:
+        """Measure the chosen pairs (n, P) in the precision of `squared`, and put them there."""
+        row, column = chosen.nonzero(as_tuple=True)
+        pairs = max(1, _BLOCK_BYTES // (8 * self._keys.shape[1]))
+        for rows, columns in zip(row.split(pairs), column.split(pairs), strict=True):
+            differences = self._keys.index_select(0, self._candidates[rows, columns]).to(squared.dtype)
+            differences -= self._queries.index_select(0, rows)
+            squared[rows, columns] = differences.square_().sum(1)
+
+
+def _lower_bounds(squared: Tensor, queries: Tensor, largest_key_norm: float) -> Tensor:
+    """Least distances that float32 may have taken for the squared ones (B, P)."""
+    rounding = _distance_rounding(queries, largest_key_norm).unsqueeze(1)
+    return (squared - rounding).clamp_min(0).sqrt()
 
 
 def _distance_rounding(queries: Tensor, largest_key_norm: float) -> Tensor:

@@ -110,7 +110,7 @@ class SketchSearch:
         self.largest_count = int(len(sketch.rows) * _LARGEST_SHARE)
 
     def first_count(self, count: int) -> int:
-        return 3 * count + 8
+        return 5 * count + 8
 
     def nearest(self, queries: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """As `CandidateSearch.nearest`."""
@@ -121,10 +121,10 @@ class SketchSearch:
         # Times a row this is |s|^2 / 2 - <s, query's>: half the squared distance, less a constant of the query.
         columns = torch.cat([-kept, ones], 1).to(dtype).T.contiguous()
         halves, positions = self._smallest_products(columns, count)
-        norms = kept.double().square().sum(1).sqrt()
-        largest = halves[:, -1].double()
-        error = self._product_error(norms, largest, dtype)
-        least = (2 * (largest - error) + norms.square()).clamp_min(0).sqrt() - errors - sketch.error
+        norms = kept.double().square().sum(1, keepdim=True).sqrt()
+        products = halves.double()
+        error = self._product_error(norms, products, dtype)
+        least = (2 * (products - error) + norms.square()).clamp_min(0).sqrt() - errors.unsqueeze(1) - sketch.error
         return positions, least.clamp_min(0)
 
     def _smallest_products(self, columns: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -144,7 +144,7 @@ class SketchSearch:
         return _merged(found, count)
 
     def _product_error(self, norms: Tensor, products: Tensor, dtype: torch.dtype) -> Tensor:
-        """Bound (B,) on the error of products of the given size in this type, for any order of summation."""
+        """Bound on the error of products (B, P) in this type, for any order of summation; norms (B, 1)."""
         single = torch.finfo(torch.float32)
         largest = self._sketch.largest_norm
         terms = self._sketch.rows.shape[1] + 4

@@ -45,14 +45,16 @@ def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     ids=["plain", "far from the origin", "narrow", "close together", "tiny", "huge", "all the same"],
 )
 @pytest.mark.parametrize("count", [1, 150])
-def test_no_key_nearer_than_the_radius_is_left_out(tmp_path: Path, keys: torch.Tensor, count: int) -> None:
+def test_no_key_lies_below_its_bound(tmp_path: Path, keys: torch.Tensor, count: int) -> None:
     queries = torch.cat([keys[:20], keys[:20] + 0.3 * keys.std(), keys[20:40] * 1.001])
-    positions, radius = SketchSearch(sketch_of(tmp_path, keys)).nearest(queries, count)
+    positions, bounds = SketchSearch(sketch_of(tmp_path, keys)).nearest(queries, count)
     distances = (queries.double().unsqueeze(1) - keys.double()).square().sum(2).sqrt()
     left_out = distances.scatter(1, positions, torch.inf)
     assert positions.sort(1).values.diff(dim=1).gt(0).all()
-    assert (left_out.amin(1) >= radius).all()
-    assert (radius >= 0).all()
+    assert (left_out.amin(1) >= bounds[:, -1]).all()
+    assert (distances.gather(1, positions) >= bounds).all()
+    assert (bounds.diff(dim=1) >= 0).all()
+    assert (bounds >= 0).all()
 
 
 def test_the_bound_is_tight_enough_to_prune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,10 +87,10 @@ def test_search_in_many_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     sketch = sketch_of(tmp_path, keys)
     _, whole = SketchSearch(sketch).nearest(keys[:300], 12)
     monkeypatch.setattr("otad_ray.memory.sketch._BLOCK_BYTES", 1 << 14)
-    positions, radius = SketchSearch(sketch).nearest(keys[:300], 12)
-    assert torch.equal(radius, whole)
+    positions, bounds = SketchSearch(sketch).nearest(keys[:300], 12)
+    assert torch.equal(bounds, whole)
     distances = torch.cdist(keys[:300].double(), keys.double())
-    assert (distances.scatter(1, positions, torch.inf).amin(1) >= radius).all()
+    assert (distances.scatter(1, positions, torch.inf).amin(1) >= bounds[:, -1]).all()
 
 
 @pytest.mark.parametrize(("size", "count"), [(5, 5), (64, 3), (1000, 10), (1003, 10), (4096, 1), (777, 300)])
