@@ -17,10 +17,11 @@ from otad_ray.artifacts import write_json
 from otad_ray.benchmarks import Measurement, best_of, flat_search_seconds, machine, measure_cip, measure_search, threads
 from otad_ray.distributed.cluster import check_num_actors, num_cores, ray_session
 from otad_ray.distributed.labels import LabelTask
+from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
-from otad_ray.distributed.pipeline import Workspace, ensure_memory
 from otad_ray.distributed.sharded_run import run_unfinished
 from otad_ray.distributed.shards import Shard, ShardedDirectory, write_shard
+from otad_ray.distributed.workspace import Workspace
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 from otad_ray.tracking import RunRecord, redacted

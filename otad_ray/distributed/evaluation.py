@@ -12,11 +12,13 @@ from otad_ray.artifacts import MANIFEST, to_jsonable, versions
 from otad_ray.cip import RETRYABLE, CrossTerm, check_solver
 from otad_ray.data import DataFolders, Split, open_split
 from otad_ray.defenses import KNN, OTAD, MemoryDefense, load_defense
+from otad_ray.distributed.backbones import ensure_backbone
 from otad_ray.distributed.cluster import check_num_actors
+from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
-from otad_ray.distributed.pipeline import Workspace, data_record, ensure_backbone, ensure_memory
 from otad_ray.distributed.sharded_run import Compute, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
+from otad_ray.distributed.workspace import Workspace, data_record
 from otad_ray.errors import InputError
 from otad_ray.evaluation import StandardMetrics, evaluate_batch, transport_diagnostics
 from otad_ray.memory import NeighborMemory

@@ -11,11 +11,13 @@ import numpy as np
 from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable, versions
 from otad_ray.cip import Status, check_solver
 from otad_ray.defenses.base import check_backbone
+from otad_ray.distributed.backbones import find_backbone
 from otad_ray.distributed.cluster import check_num_actors
+from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
-from otad_ray.distributed.pipeline import Workspace, ensure_memory, find_backbone
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
+from otad_ray.distributed.workspace import Workspace
 from otad_ray.evaluation import LabelStatistics, label_figure
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory, label_rows
 from otad_ray.tracking import DataRecord, RunRecord, how_to_look, redacted

@@ -8,7 +8,7 @@ import pytest
 
 from otad_ray.distributed.cli import main, parse
 from otad_ray.distributed.labels import LabelJobConfig
-from otad_ray.distributed.pipeline import Workspace
+from otad_ray.distributed.workspace import Workspace
 from otad_ray.errors import InputError
 
 
