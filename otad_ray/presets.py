@@ -74,14 +74,14 @@ _ALL = (
         name="cifar10",
         data_set="cifar10",
         backbone=BackboneConfig(hidden=1024),
-        training=TrainingConfig(epochs=5, batch_size=128, learning_rate=0.01, energy_weight=0.001),
+        training=TrainingConfig(epochs=8, batch_size=128, learning_rate=0.01, energy_weight=0.001),
         integration=_PAPER_INTEGRATION,
     ),
     Preset(
         name="tiny_imagenet_20",
         data_set="tiny_imagenet_20",
         backbone=BackboneConfig(hidden=512),
-        training=TrainingConfig(epochs=5, batch_size=128, learning_rate=0.005, energy_weight=0.001),
+        training=TrainingConfig(epochs=10, batch_size=128, learning_rate=0.005, energy_weight=0.001),
         integration=_PAPER_INTEGRATION,
     ),
     Preset(
@@ -109,7 +109,7 @@ _ALL = (
         name="citeseq_cbmc",
         data_set="citeseq_cbmc",
         backbone=BackboneConfig(num_blocks=4),
-        training=TrainingConfig(epochs=30, batch_size=128, learning_rate=0.05, energy_weight=0.01),
+        training=TrainingConfig(epochs=60, batch_size=128, learning_rate=0.05, energy_weight=0.01),
         integration=_PAPER_INTEGRATION,
     ),
     Preset(

@@ -6,10 +6,10 @@ import sys
 # The packages left of tracking, used end to end with every optional dependency missing.
 SCRIPT = """
 import sys, tempfile
-for name in ("ray", "mlflow", "faiss", "cvxpy", "mosek"):
+for name in ("ray", "mlflow", "faiss", "cvxpy", "mosek", "ot"):
     sys.modules[name] = None
 import torch
-import otad_ray.evaluation, otad_ray.presets
+import otad_ray.benchmarks, otad_ray.evaluation, otad_ray.presets
 from otad_ray.cip import Regularity, integrate
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
