@@ -159,17 +159,26 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def one_at_a_time(lock: Path) -> Iterator[None]:
-    """Wait for the processes that are in such a block with the same lock file; one that dies leaves it."""
+    """Wait for the processes that are in such a block with the same lock file; one that dies leaves it.
+
+    Raises InputError on a file system without locks.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         with lock.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                raise InputError(
+                    f"{lock.parent} is on a file system without file locks ({error.strerror}); "
+                    "give another with --storage or OTAD_STORAGE"
+                ) from error
             # A lock that was removed meanwhile is no longer the one that others find.
             if _is_file_at(lock, file.fileno()):
                 try:
                     yield
                 finally:
-                    lock.unlink()
+                    lock.unlink(missing_ok=True)
                 return
 
 

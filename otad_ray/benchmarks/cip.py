@@ -24,7 +24,7 @@ def measure_cip(
     """
     rows, dimension = query.shape
     with torch.no_grad():
-        ours, solution = best_of(4, lambda: integrate(query, points, features, regularity))
+        ours, solution = best_of(2, lambda: integrate(query, points, features, regularity))
         first = _FirstRows(query, points, features, regularity, solution)
         conic, conic_values = best_of(2, first.conic)
         pot, pot_values = best_of(2, first.pot)

@@ -16,7 +16,7 @@ def measure_search(
     """Milliseconds a query; queries (B, E) float32. Ours is searched in batches as in a job, FAISS in one call."""
     batches = queries.split(_BATCH_ROWS)
     with threads(num_threads):
-        ours, found = best_of(4, lambda: torch.cat([memory.search(batch, neighbors)[0] for batch in batches]))
+        ours, found = best_of(2, lambda: torch.cat([memory.search(batch, neighbors)[0] for batch in batches]))
         reference, positions = _flat_search(memory, queries, neighbors, repeats=2)
     same = float((np.sort(found.numpy(), 1) == np.sort(positions, 1)).all(1).mean())
     return Measurement(

@@ -96,7 +96,8 @@ class _CenteredGram(torch.autograd.Function):
         grads: list[Any] = [torch.empty_like(inputs[i]) if ctx.needs_input_grad[i] else None for i in range(3)]
         for samples, entries, rows in _centered_rows(inputs[0], inputs[1], inputs[2], gradient.shape[1]):
             row_grads = (gradient[samples] + gradient[samples].mT) @ rows
-            for grad, value in zip(grads, _input_grads(row_grads, inputs[2].shape[1]), strict=True):
+            values = _input_grads(row_grads, inputs[2].shape[1], has_query=inputs[0] is not None)
+            for grad, value in zip(grads, values, strict=True):
                 if grad is not None:
                     grad[samples, ..., entries] = value
         return grads[0], grads[1], grads[2]
@@ -113,7 +114,7 @@ def _centered_rows(
     width = _balanced(dimension, max(1, _BLOCK_BYTES // (8 * num_rows)))
     # Each thread takes samples of its own.
     height = max(1, _BLOCK_BYTES // (8 * num_rows * width)) * torch.get_num_threads()
-    height = min(num_samples, height)
+    height = max(1, min(num_samples, height))
     buffer = features.new_empty(height, num_rows, width, dtype=torch.float64)
     for start in range(0, num_samples, height):
         samples = slice(start, min(start + height, num_samples))
@@ -136,12 +137,17 @@ def _balanced(total: int, largest: int) -> int:
     return -(-total // -(-total // largest))
 
 
-def _input_grads(row_grads: Tensor, num_neighbors: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
+def _input_grads(
+    row_grads: Tensor, num_neighbors: int, *, has_query: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Gradients of query, points and features from those of the centered rows."""
     centered, mean = row_grads[:, -num_neighbors - 1 : -1], row_grads[:, -1:]
     features = centered + (mean - centered.sum(1, keepdim=True)) / num_neighbors
     if row_grads.shape[1] == num_neighbors + 1:
         return None, None, features
     centered, offset = row_grads[:, :num_neighbors], row_grads[:, num_neighbors]
+    if not has_query:
+        # The query's row is zero whatever the points are.
+        offset = torch.zeros_like(offset)
     points = centered - (centered.sum(1) + offset).unsqueeze(1) / num_neighbors
     return offset, points, features

@@ -1,18 +1,24 @@
 """A user's own data: a directory of Parquet files, whose columns say what they hold."""
 
 import csv
+import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
+from otad_ray.artifacts import content_hash
 from otad_ray.data.definition import DataFolders, DataSet
 from otad_ray.data.images import image_pixels, image_shape, is_encoded, raw_pixels
 from otad_ray.data.rows import Columns, Decoder, ParquetRows, Rows, SubsetRows, open_parquet, read_columns
 from otad_ray.data.splits import TrainTest, check_class_sizes, random_split, stratified_split
 from otad_ray.data.tables import feature_values, list_values
 from otad_ray.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 _LABELS_FILE = "labels.csv"
 _LIST_COLUMNS = ("x", "counts")
@@ -35,6 +41,8 @@ class OwnParquetSource:
             decode=self.decode,
             label_range=(0, len(classes)) if classes else None,
         )
+        # The same files are other rows when other columns of them are read.
+        rows.fingerprint = content_hash([rows.fingerprint, self.columns, classes])
         if part in self.parts:
             return rows
         labels = read_columns(self.parts[""], [self.columns.label])[self.columns.label]
@@ -111,7 +119,7 @@ def _files(folder: Path) -> list[Path]:
 def _samples(path: Path, schema: pa.Schema, label_column: str) -> tuple[Columns, Decoder, tuple[int, ...]]:
     """Columns, decoder and shape of the samples, by the first file."""
     id_column = "id" if "id" in schema.names and label_column != "id" else None
-    names = [name for name in schema.names if name not in (id_column, label_column)]
+    names = [name for name in schema.names if name not in (id_column, label_column, *_row_labels(schema))]
     if "image" in names:
         shape, encoded = _first_image(path, schema)
         decode = image_pixels(shape) if encoded else raw_pixels(shape)
@@ -120,13 +128,20 @@ def _samples(path: Path, schema: pa.Schema, label_column: str) -> tuple[Columns,
         if name in names and _is_list(schema.field(name).type):
             dimension = _first_length(path, schema.field(name))
             return Columns(id_column, (name,), label_column), list_values(name, dimension), (dimension,)
-    features = tuple(name for name in names if _is_number(schema.field(name).type))
+    features = tuple(name for name in names if _is_number_or_flag(schema.field(name).type))
     if not features:
         raise InputError(
             f"{path} has no samples: need a column image (bytes), x or counts (lists of numbers), or columns of "
             f"numbers; it has {', '.join(schema.names)}"
         )
+    logger.info("features of %s: %s", path.parent, ", ".join(features))
     return Columns(id_column, features, label_column), feature_values(features), (len(features),)
+
+
+def _row_labels(schema: pa.Schema) -> list[str]:
+    """Columns in which pandas keeps its index: positions or names of rows, not measurements."""
+    described = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
+    return [name for name in described.get("index_columns", []) if isinstance(name, str)]
 
 
 def _class_names(
@@ -145,21 +160,27 @@ def _class_names(
         return _read_names(folder / _LABELS_FILE)
     files = [file for some in parts.values() for file in some]
     labels = read_columns(files, [label_column])[label_column].drop_null().to_numpy()
-    if labels.size == 0 or labels.min() < 0 or labels.max() == 0:
-        found = f"{labels.min()} to {labels.max()}" if labels.size else "none"
+    classes = np.unique(labels)
+    if len(classes) < 2 or not np.array_equal(classes, np.arange(len(classes))):
+        found = ", ".join(str(label) for label in classes[:5]) + (", ..." if len(classes) > 5 else "")
         raise InputError(
-            f"{folder}: column {label_column!r} needs labels 0 .. C-1 of at least 2 classes, found {found}"
+            f"{folder}: column {label_column!r} needs labels 0 .. C-1 of at least 2 classes, each of which occurs, "
+            f"found {found or 'none'}; number the classes so, name all of them in {_LABELS_FILE}, or write the "
+            "targets of a regression as real numbers"
         )
-    return tuple(str(label) for label in range(int(labels.max()) + 1))
+    return tuple(str(label) for label in classes)
 
 
 def _read_names(path: Path) -> tuple[str, ...]:
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file)
         if not {"label", "name"} <= set(reader.fieldnames or ()):
             raise InputError(f"{path} needs the columns label and name, it has {', '.join(reader.fieldnames or ())}")
         rows = list(reader)
     labels = [row["label"] for row in rows]
+    unnamed = [row["label"] for row in rows if not row["name"]]
+    if unnamed:
+        raise InputError(f"{path}: label {unnamed[0]} has no name")
     expected = [str(label) for label in range(len(rows))]
     if len(rows) < 2 or sorted(labels) != sorted(expected):
         raise InputError(f"{path} needs the labels 0 .. C-1, each once and at least 2, it has {', '.join(labels)}")
@@ -198,6 +219,10 @@ def _first_value(path: Path, column: str) -> Any:
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_number_or_flag(kind: pa.DataType) -> bool:
+    return _is_number(kind) or pa.types.is_boolean(kind)
 
 
 def _is_number(kind: pa.DataType) -> bool:

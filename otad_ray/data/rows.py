@@ -134,6 +134,7 @@ class ParquetRows:
         self._label_range = label_range
         label_kinds = "iu" if label_range is not None else "iuf"
         self._files = [_open_rows(Path(path), columns, label_kinds) for path in files]
+        _check_same_types([Path(path) for path in files], self._files, columns)
         self._groups = [(file, group) for file in self._files for group in range(file.metadata.num_row_groups)]
         sizes = [file.metadata.row_group(group).num_rows for file, group in self._groups]
         self._starts = [0, *accumulate(sizes)]
@@ -253,6 +254,17 @@ def _open_rows(path: Path, columns: Columns, label_kinds: str) -> pq.ParquetFile
         if not (pa.types.is_integer(kind) or ("f" in kinds and pa.types.is_floating(kind))):
             raise InputError(f"{path}: column {name!r} holds {kind}, need {'numbers' if 'f' in kinds else 'integers'}")
     return file
+
+
+def _check_same_types(paths: Sequence[Path], files: Sequence[pq.ParquetFile], columns: Columns) -> None:
+    """InputError for files whose rows cannot be put together."""
+    for path, file in zip(paths[1:], files[1:], strict=True):
+        for name in columns.names:
+            first, found = files[0].schema_arrow.field(name).type, file.schema_arrow.field(name).type
+            if first != found:
+                raise InputError(
+                    f"{path}: column {name!r} holds {found}, in {paths[0].name} {first}; write both as one type"
+                )
 
 
 def _files_fingerprint(files: Sequence[Path]) -> str:

@@ -86,9 +86,17 @@ def _train(workspace: Workspace, directory: Path, identity: dict[str, Any], trai
     preset = workspace.preset
     rows = workspace.rows(preset.training.rows)
     rows.check()
+    workspace.rows(_held_out(workspace)).check()
     logger.info("training %s on %s (%d rows)", preset.backbone.architecture, preset.data_set, len(rows))
     state = directory.with_name(f"{directory.name}.training")
-    task = TrainingTask(preset=preset, folders=workspace.folders, state=state)
+    definition = workspace.definition
+    task = TrainingTask(
+        preset=preset,
+        folders=workspace.folders,
+        shape=definition.shape,
+        num_outputs=definition.num_outputs,
+        state=state,
+    )
     try:
         trainer(task)
     except FloatingPointError as error:
@@ -123,9 +131,13 @@ def _train(workspace: Workspace, directory: Path, identity: dict[str, Any], trai
     shutil.rmtree(state, ignore_errors=True)
 
 
+def _held_out(workspace: Workspace) -> Split:
+    return "validation" if workspace.preset.training.rows == "fit" else "test"
+
+
 def _held_out_metrics(workspace: Workspace, backbone: Backbone) -> dict[str, float]:
     """What a finished backbone does on rows it was not trained on, by the names that people see."""
-    split: Split = "validation" if workspace.preset.training.rows == "fit" else "test"
+    split = _held_out(workspace)
     held_out = load_all(workspace.rows(split))
     name, value = held_out_metric(backbone, held_out.x, held_out.y)
     logger.info("%s %s %.4f", split, name, value)

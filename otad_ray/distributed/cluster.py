@@ -85,7 +85,7 @@ class WorkerResources:
 def check_num_workers(requested: int, address: str | None) -> None:
     """InputError, before any work, for a cluster that does not answer or cannot take so many training workers."""
     if _starts_locally(address):
-        _check_workers(requested, cpus=num_cores(), gpus=torch.cuda.device_count())
+        _check_workers(requested, cpus=num_cores(), gpus=torch.cuda.device_count() or None)
         return
     with ray_session(address):
         worker_resources(requested)
@@ -97,14 +97,19 @@ def worker_resources(num_workers: int) -> WorkerResources:
     Raises InputError for more workers than the cluster has spare CPUs or, where it has any, GPUs.
     """
     spare = _spare_cpus(wanted=num_workers)
-    gpus = int(ray.cluster_resources().get("GPU", 0))
-    _check_workers(num_workers, cpus=spare, gpus=gpus)
+    use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    _check_workers(num_workers, cpus=spare, gpus=int(ray.available_resources().get("GPU", 0)) if use_gpu else None)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     share = spare // num_workers
     # A worker's CPUs and GPU are on one node: shares that do not fit beside each other would be waited for, for ever.
-    while share > 1 and sum(_places(node, share, use_gpu=gpus > 0) for node in nodes) < num_workers:
+    while (places := sum(_places(node, share, use_gpu=use_gpu) for node in nodes)) < num_workers:
         share -= 1
-    return WorkerResources(share, use_gpu=gpus > 0)
+        if share < 1:
+            raise InputError(
+                f"num_workers is {num_workers}, but the cluster's nodes have room for {places}, each with a CPU"
+                f"{' and a GPU' if use_gpu else ''}. Use --num-workers {places} or add nodes"
+            )
+    return WorkerResources(share, use_gpu=use_gpu)
 
 
 def choose_num_actors(requested: int | None, *, work: int) -> int:
@@ -139,12 +144,13 @@ def _places(node: dict[str, float], share: int, *, use_gpu: bool) -> int:
     return min(places, int(node.get("GPU", 0))) if use_gpu else places
 
 
-def _check_workers(requested: int, *, cpus: int, gpus: int) -> None:
+def _check_workers(requested: int, *, cpus: int, gpus: int | None) -> None:
+    """gpus: those that are free, or None where there are none at all."""
     _check_spare("num_workers", requested, cpus)
-    if 0 < gpus < requested:
+    if gpus is not None and gpus < requested:
         raise InputError(
-            f"num_workers is {requested}, but the cluster has {gpus} GPUs, one for each worker. "
-            f"Use --num-workers {gpus} or add nodes"
+            f"num_workers is {requested}, but the cluster has {gpus} free GPUs, one for each worker. "
+            f"Use fewer --num-workers, wait for other jobs to end, or add nodes"
         )
 
 

@@ -74,6 +74,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     knn, otads = _save_defenses(workspace, backbone, memory)
 
     identity = {
+        "backbone": backbone.fingerprint(),
         "memory": memory.fingerprint,
         "data": rows.fingerprint,
         "split": config.split,
@@ -125,7 +126,12 @@ def _save_defenses(workspace: Workspace, backbone: Backbone, memory: NeighborMem
 
 
 def _save(workspace: Workspace, defense: MemoryDefense) -> Path:
-    identity = {"memory": defense.memory.fingerprint, "kind": defense.kind, **defense.settings()}
+    identity = {
+        "backbone": defense.backbone.fingerprint(),
+        "memory": defense.memory.fingerprint,
+        "kind": defense.kind,
+        **defense.settings(),
+    }
     directory = workspace.directory("defenses", identity)
     if not directory.is_dir():
         defense.save(directory)

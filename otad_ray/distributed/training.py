@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +37,14 @@ _ROWS = "rows"
 class TrainingTask:
     """A preset's training: small and picklable, so it names its files by path.
 
+    shape: of a sample. num_outputs: C. Workers need not open the data set's own files, which may not be where they are.
     state: directory of the states that a rerun goes on from; the last epoch's holds the result.
     """
 
     preset: Preset
     folders: DataFolders
+    shape: tuple[int, ...]
+    num_outputs: int
     state: Path
     checkpoint_every: int = 1
 
@@ -50,9 +54,8 @@ class TrainingTask:
 
     def new_backbone(self) -> Backbone:
         """The backbone as it is before the first epoch: the same in every process."""
-        definition = self.preset.definition
         torch.manual_seed(self.preset.training.seed)
-        return build_backbone(self.preset.backbone, dimension=definition.dimension, num_outputs=definition.num_outputs)
+        return build_backbone(self.preset.backbone, dimension=prod(self.shape), num_outputs=self.num_outputs)
 
     def rows(self) -> Rows:
         """The rows to train on."""
@@ -142,7 +145,7 @@ def _train_worker(arguments: dict[str, Any]) -> str | None:
     logging.getLogger("otad_ray").setLevel(logging.INFO)
     quiet_ray_data()
     torch.set_num_threads(arguments["num_threads"])
-    inputs, targets = _read_shard(arguments["num_rows"], task.preset.definition.shape)
+    inputs, targets = _read_shard(arguments["num_rows"], task.shape)
     try:
         task.train(inputs, targets, ray.train.torch.get_device())
     except FloatingPointError as error:

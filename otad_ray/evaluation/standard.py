@@ -86,11 +86,18 @@ class StandardMetrics:
         self.squared_error[name] = self.squared_error.get(name, 0.0) + float(errors.sum())
 
     def metrics(self) -> dict[str, float]:
-        """Accuracies as fractions or mean squared errors, mean relative error, and shares of rows by status."""
+        """Accuracies as fractions or mean squared errors, mean relative error, and shares of rows by status.
+
+        What predicted nothing at all has no squared error.
+        """
         unsolved = sum(self.statuses[status.label] for status in _UNSOLVED)
         return {
             **{f"accuracy_{name}": count / self.rows for name, count in self.correct.items()},
-            **{f"mse_{name}": total / max(1, self.predicted[name]) for name, total in self.squared_error.items()},
+            **{
+                f"mse_{name}": total / self.predicted[name]
+                for name, total in self.squared_error.items()
+                if self.predicted[name]
+            },
             "relative_error": self.relative_error / self.rows,
             "share_relaxed": self.statuses[Status.RELAXED.label] / self.rows,
             "share_infeasible": self.statuses[Status.INFEASIBLE.label] / self.rows,

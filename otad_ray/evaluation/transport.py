@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otad_ray.cip import Regularity, brenier_potentials
+from otad_ray.cip import Potentials, Regularity, brenier_potentials
+from otad_ray.errors import InputError
 from otad_ray.memory import nearest_others
 from otad_ray.models import Backbone
 
@@ -31,8 +32,12 @@ def transport_diagnostics(
         gradients of an L-smooth l-strongly convex function, (15) at `regularity` unrelaxed; and
         relaxations_of_the_rest: mean number of relaxations that the others need (max_relaxations if that is too few).
     lipschitz_mean, lipschitz_max: of `|R(x + d) - R(x)| / |d|` at |d| = 0.3 in the units of the points, each point's
-        direction found by the power method: lower bounds on the local Lipschitz constant.
+        direction found by the power method: lower bounds on the local Lipschitz constant, up to rounding.
+
+    Raises InputError for too few points to have so many neighbors.
     """
+    if len(points) <= neighbors:
+        raise InputError(f"neighbors must be at most {len(points) - 1}, the other points, got {neighbors}")
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(_SEED))
     rows = order[:_SAMPLE].sort().values
     device = next(backbone.parameters()).device
@@ -70,15 +75,16 @@ def _convexity(
     backbone: Backbone, points: Tensor, rows: Tensor, neighbors: int, regularity: Regularity
 ) -> tuple[float, float]:
     near = nearest_others(points, rows, neighbors)
-    relaxations = []
+    found: list[Potentials] = []
     for batch in near.split(_BATCH):
         neighborhood = points[batch].to(next(backbone.parameters()).device)
         with torch.no_grad():
             features = backbone.features(neighborhood.flatten(0, 1)).view_as(neighborhood)
-            relaxations.append(brenier_potentials(neighborhood, features, regularity).relaxations)
-    needed = torch.cat(relaxations)
-    rest = needed[needed > 0]
-    return float((needed == 0).double().mean()), float(rest.double().mean()) if len(rest) else 0.0
+            found.append(brenier_potentials(neighborhood, features, regularity))
+    relaxations = torch.cat([potentials.relaxations for potentials in found])
+    satisfied = torch.cat([potentials.feasible for potentials in found]) & (relaxations == 0)
+    rest = relaxations[~satisfied].double()
+    return float(satisfied.double().mean()), float(rest.mean()) if len(rest) else 0.0
 
 
 def _local_lipschitz(backbone: Backbone, points: Tensor, features: Tensor) -> Tensor:
@@ -90,11 +96,20 @@ def _local_lipschitz(backbone: Backbone, points: Tensor, features: Tensor) -> Te
         for _ in range(_ASCENT_STEPS):
             step = step.detach().requires_grad_()
             moved = (backbone.features(batch + step) - images).square().sum()
-            step = _of_length(torch.autograd.grad(moved, step)[0], _RADIUS)
+            gradient = torch.autograd.grad(moved, step)[0]
+            # Where the map is constant there is no better direction.
+            step = torch.where(gradient.norm(dim=1, keepdim=True) > 0, _of_length(gradient, _RADIUS), step)
         with torch.no_grad():
-            quotients.append((backbone.features(batch + step) - images).norm(dim=1) / step.norm(dim=1))
+            # What was added, rounded as it was: coordinates may be large.
+            added = (batch + step) - batch
+            moved = (backbone.features(batch + added) - images).norm(dim=1)
+            quotients.append(moved / added.norm(dim=1).clamp_min(_tiny(added)))
     return torch.cat(quotients).double()
 
 
 def _of_length(vectors: Tensor, length: float) -> Tensor:
-    return vectors * (length / vectors.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny))
+    return vectors * (length / vectors.norm(dim=1, keepdim=True).clamp_min(_tiny(vectors)))
+
+
+def _tiny(values: Tensor) -> float:
+    return torch.finfo(values.dtype).tiny

@@ -26,7 +26,6 @@ from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exac
 from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
 
 _KIND = "memory"
-_FORMAT = 2
 
 # Squares of larger keys overflow in float32.
 _LARGEST_KEY_NORM = 1e18
@@ -92,7 +91,6 @@ class NeighborMemory:
             searched = np.load(temporary / ("points.npy" if keys is None else "keys.npy"), mmap_mode="r")
             manifest = {
                 "kind": _KIND,
-                "format": _FORMAT,
                 **contents,
                 "sketch": write_sketch(temporary, searched),
                 "versions": versions(),
@@ -150,6 +148,11 @@ class NeighborMemory:
         if not bool(finite.all()):
             row = int((~finite).nonzero()[0])
             raise InputError(f"query {row} of {len(keys)} holds NaN or infinite values; remove or repair it")
+        largest = float(keys.detach().double().square().sum(1).max().sqrt()) if len(keys) else 0.0
+        if largest > _LARGEST_KEY_NORM:
+            raise InputError(
+                f"a query has norm {largest:.3g}, the largest allowed is {_LARGEST_KEY_NORM:.0e}; rescale them"
+            )
 
     def check_neighbors(self, k: int, *, leave_one_out: bool) -> None:
         """InputError unless k neighbors can be found, with one row left out or not."""

@@ -233,6 +233,8 @@ def _lower_bounds(squared: Tensor, queries: Tensor, largest_key_norm: float) -> 
 def _distance_rounding(queries: Tensor, largest_key_norm: float) -> Tensor:
     """Bound (B,) on the error of `|q|^2 + |x|^2 - 2 <q, x>` in float32, for any order of summation."""
     terms = queries.shape[1] + 8
+    # TensorFloat-32, where a user allows it, has ten bits of a float's significand.
+    epsilon = 2.0**-10 if queries.is_cuda and torch.backends.cuda.matmul.allow_tf32 else _SINGLE.eps
     norms = queries.double().square().sum(1).sqrt() + largest_key_norm
     # Products below the smallest normal number may be lost altogether.
-    return terms * (0.5 * _SINGLE.eps * norms.square() + 4 * _SINGLE.tiny)
+    return terms * (0.5 * epsilon * norms.square() + 4 * _SINGLE.tiny)

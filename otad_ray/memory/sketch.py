@@ -26,8 +26,9 @@ _SEED = 0
 _BLOCK_ROWS = 4096
 # Half the squared norm is kept as this many bfloat16 terms: exact to 2^-24.
 _NORM_TERMS = 3
-# Error of a float64 sketch, relative to the vector's norm: the tail is the root of a difference.
-_PROJECTION_ERROR = 1e-7
+# Error of a float64 sketch, relative to the vector's norm. The tail is the root of a difference, so its error is the
+# root of that difference's, which is below E sqrt(W) 1.2e-16 of the squared norm: this covers E = 50,000.
+_PROJECTION_ERROR = 1e-5
 
 # Bytes of one block of bounds, queries at a time, and the share of keys beyond which pruning stops paying.
 _BLOCK_BYTES = 32 << 20
@@ -208,9 +209,12 @@ def _norm_terms(values: Tensor) -> Tensor:
 
 @cache
 def _multiplied_dtype(device: str) -> torch.dtype:
-    """bfloat16 where it is multiplied faster than float32, which on processors takes a matrix unit."""
+    """bfloat16 where it is multiplied faster than float32, which takes a processor with a matrix unit.
+
+    Elsewhere float32: GPUs may add up bfloat16 products in bfloat16, which the bound does not cover.
+    """
     if device != "cpu":
-        return torch.bfloat16
+        return torch.float32
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         rows, columns = torch.ones(4096, 192, dtype=dtype), torch.ones(192, 128, dtype=dtype)

@@ -1,5 +1,6 @@
 """Training of a backbone, equation (14): the task's loss plus the transport energy, in one process or several."""
 
+import hashlib
 import logging
 import math
 from collections.abc import Callable
@@ -80,7 +81,7 @@ def train_backbone(
     """
     group = ProcessGroup()
     objective = objective_of(backbone, inputs, targets)
-    identity = content_hash([type(backbone).__name__, backbone.config, config, list(inputs.shape), objective.metric])
+    identity = "" if store is None else _identity(backbone, inputs, targets, config)
     optimizer = torch.optim.SGD(
         backbone.parameters(), lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
     )
@@ -93,6 +94,12 @@ def train_backbone(
                 store.save(_state(identity, backbone, optimizer, history))
             on_epoch(history[-1])
     return backbone.eval()
+
+
+def _identity(backbone: Backbone, inputs: Tensor, targets: Tensor, config: TrainingConfig) -> str:
+    """Changes when the architecture, the configuration or any row does."""
+    digests = [hashlib.sha256(rows.cpu().contiguous().numpy().data).hexdigest() for rows in (inputs, targets)]
+    return content_hash([type(backbone).__name__, backbone.config, config, list(inputs.shape), digests])
 
 
 class _Network(nn.Module):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from instances import neighborhoods
 
-from otad_ray.cip import gram_blocks
+from otad_ray.cip import Regularity, gram_blocks, integrate
 
 
 def centered(vectors: torch.Tensor) -> torch.Tensor:
@@ -21,6 +21,22 @@ def test_blocks_do_not_matter(block_bytes: int, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(blocks.points, rows @ rows.mT, rtol=0, atol=1e-14)
     torch.testing.assert_close(blocks.features, columns @ columns.mT, rtol=0, atol=1e-14)
     torch.testing.assert_close(blocks.cross, columns @ rows.mT, rtol=0, atol=1e-14)
+
+
+def test_no_samples_are_no_error() -> None:
+    query, points, features = (tensor[:0] for tensor in neighborhoods(3, 4, 6))
+    assert gram_blocks(query, points, features).points.shape == (0, 5, 5)
+    assert integrate(query, points, features, Regularity()).feature.shape == (0, 6)
+
+
+def test_gradcheck_without_a_query() -> None:
+    _, points, features = neighborhoods(3, 4, 5)
+
+    def products(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        blocks = gram_blocks(None, *tensors)
+        return blocks.points, blocks.features, blocks.cross
+
+    assert torch.autograd.gradcheck(products, [points.requires_grad_(), features.requires_grad_()])
 
 
 @pytest.mark.parametrize("projected", [False, True])

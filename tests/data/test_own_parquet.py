@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -135,8 +136,12 @@ SAMPLES = {"label": [0, 1] * 5, "a": np.arange(10)}
         ({**SAMPLES, "a": None}, "has no samples: .* it has label"),
         ({**SAMPLES, "a": list("abcdefghij")}, "has no samples"),
         ({**SAMPLES, "label": list("abcdefghij")}, "holds string, need integers .* or real numbers"),
-        ({**SAMPLES, "label": [-1, 1] * 5}, "needs labels 0 .. C-1 of at least 2 classes, found -1 to 1"),
-        ({**SAMPLES, "label": [0] * 10}, "found 0 to 0"),
+        (
+            {**SAMPLES, "label": [-1, 1] * 5},
+            "needs labels 0 .. C-1 of at least 2 classes, each of which occurs, found -1, 1;",
+        ),
+        ({**SAMPLES, "label": [0] * 10}, "found 0; number the classes so"),
+        ({**SAMPLES, "label": [3, 70_000] * 5}, "each of which occurs, found 3, 70000; .* write the targets of a regr"),
         ({**SAMPLES, "label": [0] * 9 + [1]}, "class '1' has 1 row"),
         ({**SAMPLES, "label": [0, 1, None] + [1] * 7}, "1 rows have no label"),
         ({**SAMPLES, "image": [1.0] * 10}, "column 'image' holds double, need bytes"),
@@ -174,6 +179,39 @@ def test_refuses_folders_without_rows(tmp_path: Path) -> None:
         own(tmp_path / "a.parquet")
 
 
+def test_another_label_column_is_another_data_set(tmp_path: Path) -> None:
+    both_parts(tmp_path, a=np.arange(6), other=np.arange(6) % 2)
+    first, second = (open_split(own(tmp_path, name), "train").fingerprint for name in ("label", "other"))
+    assert first != second
+    (tmp_path / "labels.csv").write_text("label,name\n0,a\n1,b\n2,c\n")
+    assert open_split(own(tmp_path), "train").fingerprint != first
+
+
+def test_the_index_that_pandas_keeps_is_no_feature(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(10.0), "flag": [True, False] * 5, "label": [0, 1] * 5})
+    frame.sample(frac=1, random_state=0).to_parquet(tmp_path / "a.parquet")
+    assert "__index_level_0__" in pq.read_schema(tmp_path / "a.parquet").names
+    definition = own(tmp_path)
+    assert definition.shape == (2,)
+    x = load_all(open_split(definition, "train")).x
+    assert set(x[:, 1].tolist()) == {0.0, 1.0}
+
+
+def test_files_of_other_types_are_refused(tmp_path: Path) -> None:
+    both_parts(tmp_path, a=np.arange(6))
+    write(tmp_path / "train" / "b.parquet", a=[0.5, 1.5], label=[0, 1])
+    with pytest.raises(
+        InputError, match=r"b\.parquet: column 'a' holds double, in a\.parquet int64; write both as one"
+    ):
+        open_split(own(tmp_path), "train")
+
+
+def test_class_names_as_a_spreadsheet_writes_them(tmp_path: Path) -> None:
+    both_parts(tmp_path, a=np.arange(6))
+    (tmp_path / "labels.csv").write_bytes("label,name\n0,a\n1,b\n2,c\n".encode("utf-8-sig"))
+    assert own(tmp_path).class_names == ("a", "b", "c")
+
+
 def test_ids_repeated_across_files(tmp_path: Path) -> None:
     both_parts(tmp_path, id=np.arange(6), a=np.arange(6))
     write(tmp_path / "train" / "b.parquet", id=[5], a=[1], label=[0])
@@ -187,6 +225,7 @@ def test_ids_repeated_across_files(tmp_path: Path) -> None:
         ("label,words\n0,a\n1,b\n", "needs the columns label and name, it has label, words"),
         ("label,name\n0,a\n2,b\n", "needs the labels 0 .. C-1, each once and at least 2, it has 0, 2"),
         ("label,name\n0,a\n1,b\n1,c\n", "each once"),
+        ("label,name\n0,a\n1\n", "label 1 has no name"),
         ("", "needs the columns label and name"),
     ],
 )

@@ -115,3 +115,15 @@ def test_squared_errors_are_of_rows_with_a_prediction() -> None:
     assert metrics["mse_otad"] == pytest.approx(2.5)
     assert metrics["share_unsolved"] == pytest.approx(1 / 3)
     assert not any(name.startswith("accuracy") for name in metrics)
+
+
+def test_no_prediction_at_all_has_no_squared_error() -> None:
+    totals = StandardMetrics()
+    labels = pa.array([1.0], pa.float32())
+    totals.add(
+        pa.table(
+            {"label": labels, "prediction_otad": [float("nan")], "relative_error": [0.1], "status": ["interrupted"]}
+        )
+    )
+    assert "mse_otad" not in totals.metrics()
+    assert totals.metrics()["share_unsolved"] == 1

@@ -110,8 +110,26 @@ def test_workers_fit_on_the_nodes(
     monkeypatch.setattr("ray.available_resources", lambda: total)
     assert worker_resources(num_workers) == expected
     if total["GPU"]:
-        with pytest.raises(InputError, match=rf"num_workers is 5, but the cluster has {total['GPU']:.0f} GPUs"):
+        with pytest.raises(InputError, match=rf"num_workers is 5, but the cluster has {total['GPU']:.0f} free GPUs"):
             worker_resources(5)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "free", "message"),
+    [
+        ([HEAD, GPU_NODE], {"CPU": 12.0, "GPU": 0.0}, "has 0 free GPUs"),
+        ([HEAD, {"GPU": 2.0}], {"CPU": 4.0, "GPU": 2.0}, "nodes have room for 0, each with a CPU and a GPU"),
+    ],
+)
+def test_workers_that_would_wait_for_ever_are_refused(
+    nodes: list[dict[str, float]], free: dict[str, float], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
+    monkeypatch.setattr("ray.cluster_resources", lambda: total)
+    monkeypatch.setattr("ray.available_resources", lambda: free)
+    with pytest.raises(InputError, match=message):
+        worker_resources(2)
 
 
 def test_a_job_waits_for_another_that_trains_the_same_backbone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.cip import Regularity
+from otad_ray.errors import InputError
 from otad_ray.evaluation import transport_diagnostics
 from otad_ray.models import Backbone, BackboneConfig, build_backbone
 
@@ -71,6 +72,23 @@ def test_relaxations_are_those_the_scale_needs(points: Tensor, scale: float, rel
     assert found["share_satisfied"] == 0
     assert found["relaxations_of_the_rest"] == relaxations
     assert found["lipschitz_mean"] == pytest.approx(abs(scale), rel=1e-4)
+
+
+def test_a_constant_map_has_lipschitz_constant_zero(points: Tensor) -> None:
+    found = diagnose(torch.zeros(4, 4), points)
+    assert found["lipschitz_mean"] == found["lipschitz_max"] == 0
+    assert found["share_satisfied"] == 1
+
+
+def test_neighborhoods_without_potentials_are_not_satisfied(points: Tensor) -> None:
+    never = Regularity(smoothness=2.0, strong_convexity=0.0, max_relaxations=0)
+    found = transport_diagnostics(LinearMap(-5 * torch.eye(4)), points, neighbors=6, regularity=never)
+    assert found["share_satisfied"] == 0
+
+
+def test_refuses_fewer_points_than_a_neighborhood_needs(points: Tensor) -> None:
+    with pytest.raises(InputError, match="neighbors must be at most 5, the other points, got 6"):
+        diagnose(torch.eye(4), points[:6])
 
 
 def test_an_untrained_residual_net_is_the_identity(points: Tensor) -> None:

@@ -173,6 +173,8 @@ def test_search_refuses(tmp_path: Path) -> None:
         memory.search(torch.rand(2, 3), 0)
     with pytest.raises(InputError, match="query 1 of 2 holds NaN"):
         memory.search(torch.tensor([[0, 0, 0], [0, float("nan"), 0]]), 1)
+    with pytest.raises(InputError, match=r"a query has norm 1e\+25, the largest allowed is 1e\+18"):
+        memory.search(torch.tensor([[1e25, 0, 0]]), 1)
     with pytest.raises(InputError, match="exclude_ids must be"):
         memory.search(torch.rand(3, 3), 1, exclude_ids=torch.tensor([100]))
     with pytest.raises(InputError, match="unknown search 'hnsw'; known: torch, faiss"):
