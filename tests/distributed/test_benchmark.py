@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import mlflow
 import pytest
 from digits_jobs import quick_preset
 
@@ -12,6 +13,18 @@ from otad_ray.errors import InputError
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
 
 
+def test_search_is_measured_printed_and_tracked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search",)))
+    (first, *_) = result["measurements"]
+    assert first["name"] == "search_1_threads"
+    assert "100.00 % the same neighbor sets" in first["note"]
+    assert first["name"] in capsys.readouterr().err
+    run = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(result["run_id"])
+    assert run.data.metrics["ratio_search_1_threads"] == pytest.approx(first["ratio"])
+    assert {"processor", "cores", "memory", "commit"} <= set(run.data.params)
+
+
+@pytest.mark.slow
 def test_labels_and_memory_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = BenchmarkConfig(
         preset=quick_preset(), storage=str(tmp_path), num_actors=1, rows_per_shard=300, parts=("labels", "memory")

@@ -34,6 +34,7 @@ def plain_training(preset: Preset) -> tuple[Backbone, list[EpochMetrics]]:
     return train_backbone(backbone, train.x, train.y, preset.training, on_epoch=history.append), history
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.xdist_group("cluster")
 @pytest.mark.timeout(180)
@@ -169,7 +170,7 @@ def workers(driver: int) -> list[int]:
     return [process for process, title in descendants(driver).items() if "RayTrainWorker" in title]
 
 
-@pytest.mark.xdist_group("processes")
+@pytest.mark.xdist_group("training")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("job", "options"),
