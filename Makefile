@@ -27,7 +27,7 @@ demo: $(STAMP)
 	@$(BIN)/python jobs/label_qcp.py digits
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -10,6 +10,18 @@ torch.set_num_threads(1)
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
+# Tests of real processes take longest, and each group of them runs in one worker: they start first.
+_GROUPS = ("processes", "training", "cluster")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        marker = item.get_closest_marker("xdist_group")
+        return _GROUPS.index(marker.args[0]) if marker else len(_GROUPS)
+
+    items.sort(key=rank)
+
+
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in ("OTAD_DATA", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
