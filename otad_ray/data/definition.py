@@ -91,6 +91,11 @@ def open_split(definition: DataSet, split: Split, folders: DataFolders | None = 
     if split in ("train", "test"):
         return rows
     validation = definition.validation(rows)
+    if not len(validation):
+        raise InputError(
+            f"{rows.origin}: {len(rows)} training rows are too few for a validation tenth; "
+            "train on all of them (--training.rows train) or add rows"
+        )
     return SubsetRows(rows, validation if split == "validation" else np.setdiff1d(np.arange(len(rows)), validation))
 
 

@@ -197,6 +197,13 @@ def test_the_index_that_pandas_keeps_is_no_feature(tmp_path: Path) -> None:
     assert set(x[:, 1].tolist()) == {0.0, 1.0}
 
 
+def test_too_few_rows_for_a_validation_part(tmp_path: Path) -> None:
+    both_parts(tmp_path, a=np.arange(6))
+    for split in ("fit", "validation"):
+        with pytest.raises(InputError, match="6 training rows are too few for a validation tenth"):
+            open_split(own(tmp_path), split)
+
+
 def test_files_of_other_types_are_refused(tmp_path: Path) -> None:
     both_parts(tmp_path, a=np.arange(6))
     write(tmp_path / "train" / "b.parquet", a=[0.5, 1.5], label=[0, 1])
