@@ -1,0 +1,183 @@
+"""Gradients that iterative attacks follow: the defense's own, a smoothed one, or that of a net standing in for it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from otad_ray.attacks.attack import Cost, check_logits
+from otad_ray.attacks.budget import Budget
+from otad_ray.attacks.goals import Goal
+from otad_ray.attacks.streams import Streams
+from otad_ray.defenses import MemoryDefense
+from otad_ray.errors import InputError
+
+
+class Evaluation(NamedTuple):
+    """The defense's logits (B, C), and a direction (B, *shape) in which the goal's loss should grow.
+
+    queries, gradient_queries (B,): what it cost each sample, int64.
+    """
+
+    logits: Tensor
+    gradient: Tensor
+    queries: Tensor
+    gradient_queries: Tensor
+
+
+class Gradient(Protocol):
+    """A way to find the direction. cost: at most, per evaluation of a sample."""
+
+    @property
+    def cost(self) -> Cost: ...
+
+    def __call__(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        goal: Goal,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> Evaluation: ...
+
+
+@dataclass(frozen=True)
+class ExactGradient:
+    """Automatic differentiation of the defense; for OTAD through the program's optimality conditions."""
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(0, 1)
+
+    def __call__(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        goal: Goal,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> Evaluation:
+        logits, _, gradient = _differentiate(defense, x, y, goal)
+        return Evaluation(logits, gradient, _counts(x, 1), _counts(x, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothedGradient:
+    """The defense's own gradient and, where that is zero, the gradient of its loss averaged over Gaussian noise.
+
+    A piecewise constant loss has no gradient, but its average has: from the draws' own gradients where those do not
+    vanish, else from differences of antithetic draws, `(loss(x + d) - loss(x - d)) d / 2 |d|^2`.
+    pairs: antithetic draws. radius: expected norm of a draw, as a part of eps.
+    """
+
+    pairs: int = 4
+    radius: float = 0.25
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(0, 1 + 2 * self.pairs)
+
+    def __call__(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        goal: Goal,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> Evaluation:
+        logits, _, gradient = _differentiate(defense, x, y, goal)
+        flat = is_zero(gradient)
+        rows = flat.nonzero().squeeze(1)
+        if len(rows):
+            gradient[rows] = self._smoothed(defense, x[rows], y[rows], goal, budget, streams.take(rows))
+        queries = _counts(x, 1) + 2 * self.pairs * flat.long()
+        return Evaluation(logits, gradient, queries, queries)
+
+    def _smoothed(
+        self, defense: nn.Module, x: Tensor, y: Tensor, goal: Goal, budget: Budget, streams: Streams
+    ) -> Tensor:
+        scale = self.radius * budget.eps
+        if budget.norm == "l2":
+            scale /= x[0].numel() ** 0.5
+        draws = scale * streams.normal(self.pairs, *x.shape[1:]).to(x)
+        both = torch.cat([draws, -draws], 1)
+        around = budget.clip((x.unsqueeze(1) + both).flatten(0, 1))
+        _, losses, gradients = _differentiate(defense, around, y.repeat_interleave(2 * self.pairs), goal)
+        pathwise = gradients.view_as(both).mean(1)
+        losses = losses.view(len(x), 2, self.pairs).nan_to_num()
+        rise = (losses[:, 0] - losses[:, 1]) / draws.flatten(2).square().sum(2).clamp_min(1e-30)
+        differences = (draws * rise.view(*rise.shape, *[1] * (x.dim() - 1))).mean(1) / 2
+        return torch.where(is_zero(pathwise).view(-1, *[1] * (x.dim() - 1)), differences, pathwise)
+
+
+@dataclass(frozen=True)
+class BackwardPassGradient:
+    """BPDA: the defense's outputs forward, the undefended net backward (Athalye et al. 2018; paper, Section V.B)."""
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(0, 1)
+
+    def __call__(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        goal: Goal,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> Evaluation:
+        net = undefended_net(guide)
+        with torch.no_grad():
+            outputs = defense(x)
+        check_logits(outputs, x, y)
+
+        def forward(inputs: Tensor) -> Tensor:
+            approximate = net(inputs)
+            return approximate + (outputs - approximate).detach()
+
+        _, _, gradient = _differentiate(forward, x, y, goal)
+        return Evaluation(outputs, gradient, _counts(x, 1), _counts(x, 1))
+
+
+def undefended_net(guide: MemoryDefense | None) -> nn.Module:
+    """The net that the attacker knows; InputError where there is none."""
+    if guide is None:
+        raise InputError("this attack needs an undefended net: give it a guide, a defense with a backbone and a memory")
+    return guide.backbone
+
+
+def is_zero(gradient: Tensor) -> Tensor:
+    """Samples (B,) whose gradient (B, *shape) vanishes."""
+    return gradient.flatten(1).abs().amax(1) == 0
+
+
+def _differentiate(
+    forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, goal: Goal
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits (B, C), losses (B,) and their gradient (B, *shape); components that are not finite count as zero."""
+    with torch.enable_grad():
+        inputs = x.detach().requires_grad_()
+        logits = forward(inputs)
+        check_logits(logits, x, y)
+        losses = goal.losses(logits, y)
+        if not losses.requires_grad:
+            # A module of thresholds alone has no graph: constant pieces, as a KNN's.
+            return logits, losses, torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(losses.sum(), inputs, allow_unused=True)
+    if gradient is None:
+        gradient = torch.zeros_like(x)
+    return logits.detach(), losses.detach(), torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+
+
+def _counts(x: Tensor, value: int) -> Tensor:
+    return torch.full((len(x),), value, dtype=torch.int64)

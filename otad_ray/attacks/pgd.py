@@ -1,0 +1,158 @@
+"""Projected gradient ascent (Madry et al. 2018), with any of the gradients; one step of it is FGSM."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
+from otad_ray.attacks.budget import Budget
+from otad_ray.attacks.goals import Goal
+from otad_ray.attacks.gradients import ExactGradient, Gradient, is_zero, undefended_net
+from otad_ray.attacks.progress import Progress
+from otad_ray.attacks.streams import Streams
+from otad_ray.defenses import MemoryDefense
+
+
+@dataclass(frozen=True, kw_only=True)
+class PGD(Attack):
+    """Steps of length `relative_step * eps / steps` along the normalized gradient, from a random point of the ball.
+
+    The best iterate is kept; a sample that is misclassified is left alone. restarts: independent random starts.
+    Float targets: the iterate of the largest error (the regression attack of the paper's Table V).
+    """
+
+    kind: ClassVar[Kind] = "gradient"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    steps: int = 100
+    relative_step: float = 2.5
+    restarts: int = 1
+    gradient: Gradient = field(default_factory=ExactGradient)
+    goal: Goal = field(default_factory=Goal)
+
+    @property
+    def cost(self) -> Cost:
+        each = self.gradient.cost
+        return Cost(1 + self.restarts * (self.steps * each.forwards + 1), self.restarts * self.steps * each.gradients)
+
+    def _run(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> AttackResult:
+        progress = Progress(x, y, self.goal)
+        progress.evaluate(defense, progress.open, x)
+        for _ in range(self.restarts):
+            rows = progress.open
+            moved = budget.random_point(x[rows], streams.take(rows))
+            self._climb(defense, x, y, budget, streams, guide, progress, rows, moved)
+        return progress.result()
+
+    def _climb(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+        progress: Progress,
+        rows: Tensor,
+        moved: Tensor,
+    ) -> None:
+        size = self.relative_step * budget.eps / self.steps
+        for _ in range(self.steps):
+            if not len(rows):
+                return
+            found = self.gradient(defense, moved, y[rows], self.goal, budget, streams.take(rows), guide)
+            progress.see(rows, moved, found.logits, found.queries)
+            zero = is_zero(found.gradient)
+            progress.see_gradients(rows, zero, found.gradient_queries)
+            # A zero gradient stays zero where it is deterministic, and a smoothed one is zero only by being stuck too.
+            going = ~(progress.reached[rows] | zero)
+            rows, moved = rows[going], moved[going]
+            moved = budget.project(x[rows], moved + budget.step(found.gradient[going], size))
+        if len(rows):
+            progress.evaluate(defense, rows, moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FGSM(Attack):
+    """One step of length eps along the gradient at the sample (Goodfellow et al. 2015)."""
+
+    kind: ClassVar[Kind] = "one_step"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    gradient: Gradient = field(default_factory=ExactGradient)
+    goal: Goal = field(default_factory=Goal)
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(1 + self.gradient.cost.forwards, self.gradient.cost.gradients)
+
+    def _run(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> AttackResult:
+        progress = Progress(x, y, self.goal)
+        rows = progress.open
+        found = self.gradient(defense, x, y, self.goal, budget, streams, guide)
+        progress.see(rows, x, found.logits, found.queries)
+        progress.see_gradients(rows, is_zero(found.gradient), found.gradient_queries)
+        moved = budget.project(x, x + budget.step(found.gradient, budget.eps))
+        rows = progress.open
+        if len(rows):
+            progress.evaluate(defense, rows, moved[rows])
+        return progress.result()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer(Attack):
+    """PGD on the undefended net to its end, however soon that is fooled: the example of the largest margin there."""
+
+    kind: ClassVar[Kind] = "surrogate"
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    steps: int = 100
+    relative_step: float = 2.5
+    goal: Goal = field(default_factory=lambda: Goal("margin"))
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(1)
+
+    def _run(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> AttackResult:
+        net, exact = undefended_net(guide), ExactGradient()
+        size = self.relative_step * budget.eps / self.steps
+        moved = budget.random_point(x, streams)
+        best, highest = moved, torch.full((len(x),), -torch.inf, device=x.device)
+        for _ in range(self.steps):
+            found = exact(net, moved, y, self.goal, budget, streams, guide)
+            best, highest = _better(best, highest, moved, self.goal.scores(found.logits, y))
+            moved = budget.project(x, moved + budget.step(found.gradient, size))
+        with torch.no_grad():
+            best, _ = _better(best, highest, moved, self.goal.scores(net(moved), y))
+        progress = Progress(x, y, self.goal)
+        progress.evaluate(defense, progress.open, best)
+        return progress.result()
+
+
+def _better(best: Tensor, highest: Tensor, moved: Tensor, scores: Tensor) -> tuple[Tensor, Tensor]:
+    better = scores > highest
+    return torch.where(better.view(-1, *[1] * (best.dim() - 1)), moved, best), torch.maximum(highest, scores)
