@@ -3,21 +3,26 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
-from otad_ray.attacks.budget import Budget, random_directions
+from otad_ray.attacks.budget import Budget, perturbation_norm, random_directions
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.progress import Progress
 from otad_ray.attacks.streams import Streams
 from otad_ray.defenses import MemoryDefense
 
+# A draw is made at most so many times longer, in steps of 1 / 2^20 of that.
+_LONGEST = 16.0
+_HALVINGS = 20
+
 
 @dataclass(frozen=True, kw_only=True)
 class Noise(Attack):
-    """The worst of several draws of norm eps: uniform on the sphere (l2), or of random signs (linf).
+    """The worst of several draws of norm eps: a random direction (l2), or random signs (linf).
 
-    Clipped to the bounds, which shortens them.
+    Clipping to the bounds shortens a draw; it is stretched before, so that it has norm eps where the bounds allow.
     """
 
     kind: ClassVar[Kind] = "noise"
@@ -43,6 +48,18 @@ class Noise(Attack):
             rows = progress.open
             if not len(rows):
                 break
-            directions = random_directions(streams.take(rows), x.shape[1:]).to(x)
-            progress.evaluate(defense, rows, budget.project(x[rows], x[rows] + budget.step(directions, budget.eps)))
+            directions = budget.step(random_directions(streams.take(rows), x.shape[1:]).to(x), budget.eps)
+            progress.evaluate(defense, rows, _stretched(x[rows], directions, budget))
         return progress.result()
+
+
+def _stretched(x: Tensor, directions: Tensor, budget: Budget) -> Tensor:
+    """x plus the shortest multiple of at least 1 of each direction that has norm eps after clipping, by bisection."""
+    low, high = torch.ones(len(x), device=x.device), torch.full((len(x),), _LONGEST, device=x.device)
+    shape = (-1, *[1] * (x.dim() - 1))
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        moved = budget.clip(x + middle.view(shape) * directions)
+        short = perturbation_norm(moved - x, budget.norm) < budget.eps
+        low, high = torch.where(short, middle, low), torch.where(short, high, middle)
+    return budget.project(x, budget.clip(x + high.view(shape) * directions))

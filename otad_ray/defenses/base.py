@@ -2,6 +2,8 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,14 +19,22 @@ DESCRIPTION = "defense.json"
 # Features computed on another device or in another batch differ by rounding, those of another net altogether.
 _FEATURE_TOLERANCE = 1e-3
 _CHECKED_ROWS = 16
+_BLOCK_ROWS = 8192
 BACKBONE_FOLDER = "backbone"
 
 
 class Defense(nn.Module, ABC):
     """A map from inputs (B, *shape), in the data set's bounds, to logits (B, C)."""
 
+    kind: ClassVar[str]
+    backbone: Backbone
+
     @abstractmethod
     def forward(self, inputs: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def save(self, directory: str | Path) -> None:
+        """Write what `load_defense` reads; InputError where `directory` holds something."""
 
 
 class MemoryDefense(Defense):
@@ -33,13 +43,18 @@ class MemoryDefense(Defense):
     Raises InputError where the memory was built with another backbone: its features would mean nothing to the head.
     """
 
-    kind: ClassVar[str]
-
     def __init__(self, backbone: Backbone, memory: NeighborMemory) -> None:
         super().__init__()
         check_backbone(memory, backbone)
         self.backbone = backbone
         self.memory = memory
+
+    @cached_property
+    def training_classes(self) -> Tensor:
+        """The class that the head gives to the feature of each training point (N,), int64; labels may differ."""
+        with torch.no_grad():
+            batches = self.memory.features.split(_BLOCK_ROWS)
+            return torch.cat([self.backbone.head(batch).argmax(1) for batch in batches])
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -51,17 +66,17 @@ class MemoryDefense(Defense):
         Move the storage root as a whole, and the path stays right.
         """
         directory = Path(directory).absolute()
-        refuse_occupied(directory)
-        with atomic_directory(directory) as temporary:
-            (temporary / BACKBONE_FOLDER).mkdir()
-            save_backbone(temporary / BACKBONE_FOLDER, self.backbone)
-            description = {
-                "kind": self.kind,
-                "backbone": BACKBONE_FOLDER,
-                "memory": os.path.relpath(self.memory.directory, directory),
-                "settings": to_jsonable(self.settings()),
-            }
-            write_json(temporary / DESCRIPTION, description)
+        memory = os.path.relpath(self.memory.directory, directory)
+        save_defense(directory, self.kind, self.backbone, {"memory": memory, "settings": to_jsonable(self.settings())})
+
+
+def save_defense(directory: Path, kind: str, backbone: Backbone, description: Mapping[str, Any]) -> None:
+    """Write `defense.json` and the backbone into a new directory."""
+    refuse_occupied(directory)
+    with atomic_directory(directory) as temporary:
+        (temporary / BACKBONE_FOLDER).mkdir()
+        save_backbone(temporary / BACKBONE_FOLDER, backbone)
+        write_json(temporary / DESCRIPTION, {"kind": kind, "backbone": BACKBONE_FOLDER, **description})
 
 
 def check_backbone(memory: NeighborMemory, backbone: Backbone) -> None:

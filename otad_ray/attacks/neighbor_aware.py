@@ -1,0 +1,165 @@
+"""Attack on what a nearest-neighbor defense stands on: the distances to training points of the right and other classes.
+
+The loss is a soft nearest-neighbor one, after Sitawarin and Wagner's attack on deep nearest neighbors (2019); it has a
+gradient wherever the defense's own vanishes or points nowhere.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
+from otad_ray.attacks.budget import Budget
+from otad_ray.attacks.goals import Goal
+from otad_ray.attacks.progress import Progress
+from otad_ray.attacks.streams import Streams
+from otad_ray.defenses import MemoryDefense
+from otad_ray.errors import InputError
+
+_BLOCK_ROWS = 8192
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeighborAware(Attack):
+    """PGD on `logsumexp_j(-|x - b_j|^2 / T) - logsumexp_i(-|x - a_i|^2 / T)` over training points.
+
+    a_i: the nearest ones that the net gives to the label's class; b_j: the nearest ones of another class, one class
+    after the other from the nearest on. The defense is asked every few steps whether it is fooled.
+
+    candidates: points of each side. targets: other classes tried. temperature: T as a part of the mean squared
+    distance to the b_j.
+    """
+
+    kind: ClassVar[Kind] = "surrogate"
+    candidates: int = 50
+    targets: int = 3
+    temperature: float = 0.15
+    steps: int = 40
+    relative_step: float = 2.5
+    steps_per_query: int = 5
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(1 + self.targets * (self.steps // self.steps_per_query))
+
+    def _run(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        budget: Budget,
+        streams: Streams,
+        guide: MemoryDefense | None,
+    ) -> AttackResult:
+        if guide is None:
+            raise InputError("NeighborAware needs training points: give it a guide, a defense with a memory")
+        progress = Progress(x, y, Goal())
+        progress.evaluate(defense, progress.open, x)
+        near = _nearest_by_class(guide, x, self.candidates)
+        order = _mean_distance(near.distances).scatter(1, y.unsqueeze(1), torch.inf).argsort(1)
+        for target in order.T[: min(self.targets, order.shape[1] - 1)]:
+            rows = progress.open
+            rows = rows[torch.isfinite(near.distances[rows, target[rows], 0])]
+            if len(rows):
+                self._approach(defense, x, budget, guide, progress, rows, near.of(rows, y), near.of(rows, target))
+        return progress.result()
+
+    def _approach(
+        self,
+        defense: nn.Module,
+        x: Tensor,
+        budget: Budget,
+        guide: MemoryDefense,
+        progress: Progress,
+        rows: Tensor,
+        right: "_Candidates",
+        wrong: "_Candidates",
+    ) -> None:
+        temperature = self.temperature * _mean_distance(wrong.distances)
+        size = self.relative_step * budget.eps / self.steps
+        moved = x[rows]
+        for step in range(1, self.steps + 1):
+            gradient = _gradient(guide, moved, right, wrong, temperature)
+            moved = budget.project(x[rows], moved + budget.step(gradient, size))
+            if step % self.steps_per_query:
+                continue
+            progress.evaluate(defense, rows, moved)
+            going = ~progress.reached[rows]
+            rows, moved, temperature = rows[going], moved[going], temperature[going]
+            right, wrong = right.take(going), wrong.take(going)
+            if not len(rows):
+                return
+
+
+class _Candidates(NamedTuple):
+    """points (n, M, D), and squared distances (n, M), infinite where there is no point."""
+
+    points: Tensor
+    distances: Tensor
+
+    def take(self, rows: Tensor) -> "_Candidates":
+        return _Candidates(self.points[rows], self.distances[rows])
+
+    def affinity(self, points: Tensor, temperature: Tensor) -> Tensor:
+        """`logsumexp_j(-|x - p_j|^2 / T)` (n,) less the part that all classes share, for points x (n, D)."""
+        inner = (self.points @ points.unsqueeze(2)).squeeze(2)
+        squares = self.points.square().sum(2)
+        exponents = (2 * inner - squares) / temperature.unsqueeze(1)
+        return exponents.masked_fill(~torch.isfinite(self.distances), -torch.inf).logsumexp(1)
+
+
+class _NearestByClass(NamedTuple):
+    """Positions in the memory (B, C, M) and squared distances (B, C, M), ascending; infinite where a class has less."""
+
+    memory_points: Tensor
+    positions: Tensor
+    distances: Tensor
+
+    def of(self, rows: Tensor, classes: Tensor) -> _Candidates:
+        """Candidates of the samples at positions rows (n,), of each sample's class in classes (B,)."""
+        chosen = classes[rows]
+        points = self.memory_points[self.positions[rows, chosen]]
+        return _Candidates(points, self.distances[rows, chosen])
+
+
+def _mean_distance(distances: Tensor) -> Tensor:
+    """Means over the last axis of the points that are there; infinite where none is."""
+    present = torch.isfinite(distances)
+    means = distances.where(present, 0.0).sum(-1) / present.sum(-1)
+    return torch.where(present.any(-1), means, torch.inf)
+
+
+def _gradient(
+    guide: MemoryDefense, moved: Tensor, right: _Candidates, wrong: _Candidates, temperature: Tensor
+) -> Tensor:
+    with torch.enable_grad():
+        inputs = moved.detach().requires_grad_()
+        points = guide.backbone.embed(inputs)
+        loss = wrong.affinity(points, temperature)
+        # A class that the net gives no training point to attracts nothing.
+        own = right.affinity(points, temperature)
+        loss = loss - torch.where(torch.isfinite(own), own, 0.0)
+        (gradient,) = torch.autograd.grad(loss.sum(), inputs)
+    return gradient.nan_to_num()
+
+
+@torch.no_grad()
+def _nearest_by_class(guide: MemoryDefense, x: Tensor, count: int) -> _NearestByClass:
+    """The nearest training points of every class, by the class that the net gives their features."""
+    memory, classes = guide.memory, guide.training_classes
+    points = guide.backbone.embed(x)
+    shape = (len(x), guide.backbone.num_outputs, count)
+    distances = points.new_full(shape, torch.inf)
+    positions = torch.zeros(shape, dtype=torch.int64, device=points.device)
+    for start in range(0, len(memory), _BLOCK_ROWS):
+        block = memory.points[start : start + _BLOCK_ROWS].to(points)
+        squared = torch.addmm(block.square().sum(1), points, block.T, alpha=-2)
+        for label in classes[start : start + _BLOCK_ROWS].unique().tolist():
+            members = (classes[start : start + _BLOCK_ROWS] == label).nonzero().squeeze(1)
+            both = torch.cat([distances[:, label], squared[:, members]], 1)
+            places = torch.cat([positions[:, label], (start + members).expand(len(x), -1)], 1)
+            distances[:, label], best = both.topk(count, largest=False)
+            positions[:, label] = places.gather(1, best)
+    return _NearestByClass(memory.points, positions, distances + points.square().sum(1).view(-1, 1, 1))

@@ -1,0 +1,25 @@
+"""The net alone, without a defense: what every defense is compared with."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from otad_ray.defenses.base import Defense, save_defense
+from otad_ray.models import Backbone
+
+
+class Undefended(Defense):
+    """Logits of the backbone itself."""
+
+    kind = "undefended"
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.backbone(inputs)
+
+    def save(self, directory: str | Path) -> None:
+        """Write `defense.json` and the backbone."""
+        save_defense(Path(directory), self.kind, self.backbone, {})
