@@ -160,7 +160,7 @@ def _plain_rate(config: BenchmarkConfig, memory: NeighborMemory, task: LabelTask
 def _job_rate(config: BenchmarkConfig, memory: NeighborMemory, task: LabelTask, num_actors: int) -> float:
     """Rows a second of the label job after start-up."""
     with _label_directory(config, memory) as output:
-        return run_unfinished(output, task, replace(config, num_actors=num_actors)).rows_per_second
+        return run_unfinished([(output, task)], replace(config, num_actors=num_actors)).rows_per_second
 
 
 @contextmanager

@@ -2,18 +2,18 @@
 
 import logging
 import sys
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast, get_args
 
 import numpy as np
 
 from otad_ray.artifacts import MANIFEST, to_jsonable, versions
-from otad_ray.cip import RETRYABLE, CrossTerm, check_solver
+from otad_ray.cip import RETRYABLE, check_solver
 from otad_ray.data import DataFolders, Split, open_split
-from otad_ray.defenses import KNN, OTAD, MemoryDefense, load_defense
+from otad_ray.defenses import KNN, OTAD, load_defense
 from otad_ray.distributed.backbones import ensure_backbone
 from otad_ray.distributed.cluster import check_num_actors
+from otad_ray.distributed.defenses import save_memory_defenses
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.sharded_run import Compute, run_unfinished
@@ -71,7 +71,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     rows.check()
     memory = ensure_memory(workspace, search=config.search)
     _, backbone = ensure_backbone(workspace)
-    knn, otads = _save_defenses(workspace, backbone, memory)
+    saved = save_memory_defenses(workspace, config.search)
 
     identity = {
         "backbone": backbone.fingerprint(),
@@ -87,9 +87,9 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         rows=len(rows),
         rows_per_shard=config.rows_per_shard,
     )
-    otad_paths = tuple((name, str(path)) for name, path in otads.items())
-    task = EvaluateTask(preset, config.split, workspace.folders, str(knn), otad_paths, config.search)
-    summary = run_unfinished(output, task, config, retryable=_RETRYABLE)
+    otads = tuple((name, str(path)) for name, path in saved.items() if name != "knn")
+    task = EvaluateTask(preset, config.split, workspace.folders, str(saved["knn"]), otads, config.search)
+    summary = run_unfinished([(output, task)], config, retryable=_RETRYABLE)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
         _finish(workspace, output, config.split, memory, backbone, summary.seconds)
     _print_table(preset.name, output.manifest)
@@ -100,7 +100,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "seconds": output.manifest["seconds"],
         "solver": preset.integration.solver,
         **output.manifest["metrics"],
-        "defenses": {"knn": str(knn), **{name: str(path) for name, path in otads.items()}},
+        "defenses": {name: str(path) for name, path in saved.items()},
         "run_id": output.manifest["run_id"],
         "tracking_uri": redacted(workspace.tracking_uri),
     }
@@ -114,28 +114,6 @@ def _check_split(config: EvaluateConfig) -> None:
             "the backbone of training.rows = 'train' was trained on the validation rows; "
             "add --training.rows fit, or evaluate --split test"
         )
-
-
-def _save_defenses(workspace: Workspace, backbone: Backbone, memory: NeighborMemory) -> tuple[Path, dict[str, Path]]:
-    """Directories of the saved KNN, and of OTAD by name: with the preset's cross term first, then the other."""
-    integration = workspace.preset.integration
-    terms = sorted(get_args(CrossTerm), key=lambda term: term != integration.cross_term)
-    configs = {f"otad_{term}": replace(integration, cross_term=term) for term in terms}
-    otads = {name: _save(workspace, OTAD(backbone, memory, config)) for name, config in configs.items()}
-    return _save(workspace, KNN(backbone, memory, integration.neighbors)), otads
-
-
-def _save(workspace: Workspace, defense: MemoryDefense) -> Path:
-    identity = {
-        "backbone": defense.backbone.fingerprint(),
-        "memory": defense.memory.fingerprint,
-        "kind": defense.kind,
-        **defense.settings(),
-    }
-    directory = workspace.directory("defenses", identity)
-    if not directory.is_dir():
-        defense.save(directory)
-    return directory
 
 
 def _finish(

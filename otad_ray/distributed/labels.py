@@ -80,7 +80,7 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
         may_differ=("solver",),
     )
     task = LabelTask(str(memory.directory), config.search, integration, config.dense)
-    summary = run_unfinished(output, task, config, retryable=RETRYABLE_LABELS)
+    summary = run_unfinished([(output, task)], config, retryable=RETRYABLE_LABELS)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
         _finish(workspace, output, memory, summary)
     else:

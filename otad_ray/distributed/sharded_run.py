@@ -54,67 +54,77 @@ class RunSummary:
 
 
 class ShardActor:
-    """Opens a task once, then computes the shards it is given and writes them."""
+    """Opens its tasks once, then computes the shards it is given and writes them."""
 
-    def __init__(self, task: ShardTask, directory: str, retryable: frozenset[str]) -> None:
+    def __init__(self, tasks: Sequence[tuple[ShardTask, str]], retryable: frozenset[str]) -> None:
         # One thread each: actors are the unit of parallelism, and more threads than cores are slower.
         torch.set_num_threads(1)
         _limit_native_threads()
-        self._compute = task.open()
-        self._directory = Path(directory)
+        self._opened = [(task.open(), Path(directory)) for task, directory in tasks]
         self._retryable = retryable
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Shards as columns index, start and stop; the same with rows computed and the times of start and end."""
+        """Shards as columns task, index, start and stop; the same with rows computed and the times of start and end."""
         computed, started, finished = [], [], []
-        for index, start, stop in zip(batch["index"], batch["start"], batch["stop"], strict=True):
+        columns = (batch[name].tolist() for name in ("task", "index", "start", "stop"))
+        for task, index, start, stop in zip(*columns, strict=True):
             started.append(time.time())
-            computed.append(self._write(Shard(int(index), int(start), int(stop))))
+            computed.append(self._write(task, Shard(index, start, stop)))
             finished.append(time.time())
         times = {"started": np.array(started), "finished": np.array(finished)}
         return {**batch, "computed": np.array(computed), **times}
 
-    def _write(self, shard: Shard) -> int:
-        previous, positions = read_finished_rows(shard, self._directory, self._retryable)
+    def _write(self, task: int, shard: Shard) -> int:
+        compute, directory = self._opened[task]
+        previous, positions = read_finished_rows(shard, directory, self._retryable)
         if len(positions):
-            computed = self._compute(positions)
-            write_shard(shard.path(self._directory), merge_rows(previous, computed, shard, positions))
+            computed = compute(positions)
+            write_shard(shard.path(directory), merge_rows(previous, computed, shard, positions))
         return len(positions)
 
 
 def run_unfinished(
-    output: ShardedDirectory, task: ShardTask, config: ActorJobConfig, *, retryable: frozenset[str] = frozenset()
+    work: Sequence[tuple[ShardedDirectory, ShardTask]],
+    config: ActorJobConfig,
+    *,
+    retryable: frozenset[str] = frozenset(),
 ) -> RunSummary:
-    """Compute what a directory lacks, on a pool of actors; starts Ray only if there is work."""
-    todo = output.unfinished(retryable)
+    """Compute what directories lack, in their order, on one pool of actors; starts Ray only if there is work."""
+    todo = [(place, shard) for place, (output, _) in enumerate(work) for shard in output.unfinished(retryable)]
     if not todo:
         return RunSummary(0, 0.0, 0)
-    output.update(complete=False)
+    changed = sorted({place for place, _ in todo})
+    for place in changed:
+        work[place][0].update(complete=False)
     with ray_session(config.address):
         num_actors = choose_num_actors(config.num_actors, work=len(todo))
-        rows_per_shard = output.manifest["rows_per_shard"]
-        there = sum(1 for _ in output.shards) - len(todo)
-        logger.info(
-            f"computing {len(todo)} shards of up to {rows_per_shard} rows on {num_actors} actors; {there} are there"
-        )
-        summary = _run(todo, task, output.directory, num_actors, retryable)
+        largest = max(shard.stop - shard.start for _, shard in todo)
+        there = sum(1 for output, _ in work for _ in output.shards) - len(todo)
+        logger.info(f"computing {len(todo)} shards of up to {largest} rows on {num_actors} actors; {there} are there")
+        tasks = [(task, str(output.directory)) for output, task in work]
+        summary = _run(todo, tasks, num_actors, retryable)
     if summary.rows == 0:
-        output.reload()
+        for place in changed:
+            work[place][0].reload()
     return summary
 
 
 def _run(
-    todo: Sequence[Shard], task: ShardTask, directory: Path, num_actors: int, retryable: frozenset[str]
+    todo: Sequence[tuple[int, Shard]],
+    tasks: Sequence[tuple[ShardTask, str]],
+    num_actors: int,
+    retryable: frozenset[str],
 ) -> RunSummary:
+    items = [{"task": place, **asdict(shard)} for place, shard in todo]
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with warnings.catch_warnings():
         # Restarts are bounded only through these arguments, and have no successor yet.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-        dataset = ray.data.from_items([asdict(shard) for shard in todo], override_num_blocks=len(todo)).map_batches(
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             ShardActor,
-            fn_constructor_kwargs={"task": task, "directory": str(directory), "retryable": retryable},
+            fn_constructor_kwargs={"tasks": tasks, "retryable": retryable},
             compute=ActorPoolStrategy(size=num_actors),
             batch_size=1,
             batch_format="numpy",
@@ -124,7 +134,7 @@ def _run(
         )
     rows, first, last = 0, float("inf"), 0.0
     # Ray Data's own bars count blocks; people wait for rows.
-    total = sum(shard.stop - shard.start for shard in todo)
+    total = sum(shard.stop - shard.start for _, shard in todo)
     with tqdm(total=total, unit="row", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         reported, through = time.monotonic(), 0
         for done in dataset.iter_rows():

@@ -1,6 +1,7 @@
 """A preset in a storage root: where its artifacts lie, its rows, and its tracked runs."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from otad_ray.artifacts import MANIFEST, content_hash, read_manifest, storage_ro
 from otad_ray.data import DataFolders, DataSet, Rows, Split, open_split
 from otad_ray.distributed.options import JobConfig
 from otad_ray.errors import InputError
+from otad_ray.presets import Preset
 from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
 
 
@@ -15,12 +17,17 @@ class Workspace:
     """A preset in a storage root: what its jobs share. build: whether a missing input may be made."""
 
     def __init__(self, config: JobConfig) -> None:
+        self._config = config
         self.preset = config.preset
         self.build = config.build
         self.root = storage_root(config.storage)
         self.tracking_uri = default_tracking_uri(config.tracking_uri, self.root)
         self.folders = DataFolders.from_environment(cache=self.root / "data")
         self._rows: dict[str, Rows] = {}
+
+    def of(self, preset: Preset) -> "Workspace":
+        """A variant of the preset in the same root."""
+        return Workspace(replace(self._config, preset=preset))
 
     @property
     def definition(self) -> DataSet:
