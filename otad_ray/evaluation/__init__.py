@@ -1,6 +1,8 @@
 """Metrics and figures of labels and defenses, and honest records of attacks on them."""
 
 from otad_ray.evaluation.certified import broken_certificates, certified_samples, required_radius
+from otad_ray.evaluation.flags import AttackKind, Evidence, Flag
+from otad_ray.evaluation.honesty import find_flags
 from otad_ray.evaluation.label_statistics import LabelStatistics, label_figure
 from otad_ray.evaluation.metrics import relative_error
 from otad_ray.evaluation.proportions import Proportion, mcnemar, mcnemar_less, wilson_interval
@@ -15,7 +17,10 @@ from otad_ray.evaluation.verification import EPS_TOLERANCE, DetailedDefense
 __all__ = [
     "EPS_TOLERANCE",
     "METRIC_COLUMNS",
+    "AttackKind",
     "DetailedDefense",
+    "Evidence",
+    "Flag",
     "LabelStatistics",
     "Proportion",
     "RecordStatus",
@@ -27,6 +32,7 @@ __all__ = [
     "certified_samples",
     "evaluate_batch",
     "failed_records",
+    "find_flags",
     "label_figure",
     "mcnemar",
     "mcnemar_less",
