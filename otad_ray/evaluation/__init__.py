@@ -10,20 +10,23 @@ from otad_ray.evaluation.record_schema import METRIC_COLUMNS, RecordStatus, reco
 from otad_ray.evaluation.records import attack_records, failed_records, skipped_records
 from otad_ray.evaluation.regression import RegressionReport, regression_errors, regression_report
 from otad_ray.evaluation.report import eps_text, regression_table, report_table, robustbench_entry
-from otad_ray.evaluation.robustness import RobustnessReport, robustness_report
+from otad_ray.evaluation.robustness import AttackResult, BudgetResult, RobustnessReport, robustness_report
 from otad_ray.evaluation.robustness_figures import example_figure, radius_figure, relaxation_figure, robustness_figure
 from otad_ray.evaluation.standard import StandardMetrics, evaluate_batch
 from otad_ray.evaluation.transport import transport_diagnostics
-from otad_ray.evaluation.verification import EPS_TOLERANCE, DetailedDefense
+from otad_ray.evaluation.verification import EPS_TOLERANCE, DetailedDefense, Norm
 
 __all__ = [
     "EPS_TOLERANCE",
     "METRIC_COLUMNS",
     "AttackKind",
+    "AttackResult",
+    "BudgetResult",
     "DetailedDefense",
     "Evidence",
     "Flag",
     "LabelStatistics",
+    "Norm",
     "Proportion",
     "RecordStatus",
     "RegressionReport",

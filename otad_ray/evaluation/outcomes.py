@@ -28,9 +28,14 @@ class Outcome:
 
 def attack_outcomes(records: pa.Table) -> tuple[Outcome, ...]:
     """Outcomes of a classifier's records, ordered by norm, attack and eps."""
-    keys = records.select(["norm", "attack", "eps"]).group_by(["norm", "attack", "eps"]).aggregate([]).to_pylist()
-    groups = sorted((key["norm"], key["attack"], key["eps"]) for key in keys)
-    return tuple(_outcome(records, *group) for group in groups)
+    return tuple(_outcome(records, *group) for group in record_groups(records))
+
+
+def record_groups(records: pa.Table) -> list[tuple[str, str, float]]:
+    """Norm, attack and eps of the records, each combination once, in order."""
+    names = ["norm", "attack", "eps"]
+    keys = records.select(names).group_by(names).aggregate([]).to_pylist()
+    return sorted((key["norm"], key["attack"], key["eps"]) for key in keys)
 
 
 def rows_of(records: pa.Table, norm: str, attack: str, eps: float) -> pa.Table:

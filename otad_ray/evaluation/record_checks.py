@@ -128,10 +128,12 @@ def zero_budget(evidence: Evidence) -> Iterator[Flag]:
 def unbounded_budget(evidence: Evidence) -> Iterator[Flag]:
     """At a budget that lets any input become any other, attacks that leave samples robust do not work."""
     for norm, unbounded in evidence.unbounded_eps.items():
-        largest = max((outcome.eps for outcome in evidence.outcomes if outcome.norm == norm), default=-1.0)
-        if largest < unbounded:
-            continue
-        robust = float(worst_case(breaking_distances(evidence.records, norm)[1], largest).mean())
+        of_norm = [outcome for outcome in evidence.outcomes if outcome.norm == norm and outcome.eps >= unbounded]
+        largest = max((outcome.eps for outcome in of_norm), default=unbounded)
+        attacked = [outcome.ids for outcome in of_norm if outcome.eps == largest]
+        ids, distances = breaking_distances(evidence.records, norm)
+        distances = distances[np.isin(ids, np.concatenate([*attacked, ids[:0]]))]
+        robust = float(worst_case(distances, largest).mean()) if len(distances) else 0.0
         if robust > _UNBOUNDED_ROBUST:
             yield Flag(
                 name="robust_when_unbounded",

@@ -31,6 +31,8 @@ _CLEAN_COLUMNS = (
     "clean_solver_status",
     "clean_relaxations",
 )
+# Of the solver, those that are recorded for the clean input too.
+_CLEAN_SOLVER = ("solver_status", "relaxations")
 
 
 @torch.no_grad()
@@ -174,9 +176,6 @@ def _feature_distance(clean: Outputs, attacked: Outputs, comparable: Tensor) -> 
         return torch.full((len(comparable),), torch.nan, dtype=torch.float64)
     distance = (attacked.feature.double() - clean.feature.double()).flatten(1).norm(dim=1)
     return distance.masked_fill(~comparable, torch.nan)
-
-
-_CLEAN_SOLVER = ("solver_status", "relaxations")
 
 
 def _solver_columns(outputs: Outputs) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from otad_ray.evaluation.outcomes import has_status, rows_of
+from otad_ray.evaluation.outcomes import has_status, record_groups, rows_of
 from otad_ray.evaluation.record_schema import METRIC_COLUMNS, RecordStatus
 from otad_ray.evaluation.verification import EPS_TOLERANCE
 
@@ -61,8 +61,7 @@ class RegressionReport:
 def regression_report(records: pa.Table) -> RegressionReport:
     """Report from the records of one regression, of which METRIC_COLUMNS are read."""
     records = records.select(METRIC_COLUMNS)
-    keys = records.select(["norm", "attack", "eps"]).group_by(["norm", "attack", "eps"]).aggregate([]).to_pylist()
-    groups = sorted((key["norm"], key["attack"], key["eps"]) for key in keys)
+    groups = record_groups(records)
     return RegressionReport(
         clean_mse=_clean_mse(records),
         attacks=tuple(_result(rows_of(records, *group), *group) for group in groups),

@@ -14,7 +14,7 @@ from otad_ray.evaluation.proportions import Proportion
 from otad_ray.evaluation.robustness import RobustnessReport
 
 # Okabe and Ito's colors, told apart by the color-blind; markers and line styles tell them apart in gray print.
-_PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_PALETTE = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 _CERTIFIED, _WORST = "#009E73", "#000000"
 _MARKERS = "osD^vPX<>*"
 _STYLES = ("-", "--", ":", "-.")
@@ -29,7 +29,6 @@ def robustness_figure(report: RobustnessReport, *, norm: str, eps_unit: str, tit
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    _attack_curves(axes, report, norm)
     budgets = [budget for budget in report.budgets if budget.norm == norm and np.isfinite(budget.eps)]
     eps = [budget.eps for budget in budgets]
     worst = [budget.worst_case for budget in budgets]
@@ -39,6 +38,7 @@ def robustness_figure(report: RobustnessReport, *, norm: str, eps_unit: str, tit
         _curve(axes, eps, certified, label="certified", color=_CERTIFIED, marker="s", linewidth=2.0, zorder=3)
         low, high = [share.value for share in certified], [share.value for share in worst]
         axes.fill_between(eps, low, high, color="0.5", alpha=0.2, linewidth=0, label="the truth lies here")
+    _attack_curves(axes, report, norm)
     axes.axhline(report.standard.value, color="0.4", linewidth=0.8, linestyle=":", label="standard")
     axes.set_xlabel(f"{norm} eps ({eps_unit})")
     axes.set_ylabel("accuracy")

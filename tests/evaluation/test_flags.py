@@ -122,6 +122,12 @@ def test_chance_is_no_fault() -> None:
     assert flags(planted("noise", 4.0, first(0))) == ()
 
 
+def test_an_unbounded_budget_is_judged_by_the_samples_it_ran_on() -> None:
+    records = pa.concat_tables([without(without(honest(), "pgd", 4.0), "noise", 4.0), rows("pgd", 4.0, first(0, 10))])
+    assert flags(records) == ()
+    assert flags(without(without(honest(), "pgd", 4.0), "noise", 4.0)) == ()
+
+
 def test_norms_and_samples_are_not_mixed() -> None:
     elsewhere = rows("square", 1.0, first(10), norm="linf", l2=np.full(100, 9.0))
     others = rows("square", 1.0, first(0), ids=np.arange(100) + 1000)

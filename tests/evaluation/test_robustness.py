@@ -110,6 +110,23 @@ def test_an_l2_certificate_covers_the_linf_ball_inside() -> None:
     assert budget(report, 0.5, "linf").certified.count == 1
 
 
+def test_exact_certificates_and_an_exact_attack_meet_at_the_truth() -> None:
+    """Distances to the boundary are known: the bracket holds everywhere, and closes where both sides are exact."""
+    distances = np.random.default_rng(0).exponential(1.0, 200)
+    budgets = [0.25, 0.5, 1.0, 2.0]
+    exact = pa.concat_tables([rows("exact", eps, distances > eps, l2=np.minimum(distances, eps)) for eps in budgets])
+    for scale in (1.0, 0.5):
+        report = robustness_report(exact, dimension=2, certificates=certificates(scale * distances))
+        assert report.broken_certificates == ()
+        for result in report.budgets:
+            truth = np.count_nonzero(distances > result.eps)
+            assert result.certified.count <= truth == result.worst_case.count
+            if scale == 1.0:
+                assert result.certified.count == truth
+    doubled = robustness_report(exact, dimension=2, certificates=certificates(2 * distances))
+    assert len(doubled.broken_certificates) == np.count_nonzero(distances <= 2.0)
+
+
 def test_statuses_count_as_they_should() -> None:
     statuses = ["ok", "nan_logits", "unsolved", "invalid", "attack_error", "ok"]
     records = rows("pgd", 1.0, [1, 0, 0, 1, 0, 1], status=statuses)
