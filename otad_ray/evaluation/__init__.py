@@ -1,15 +1,61 @@
-"""Metrics and figures of labels and defenses."""
+"""Metrics and figures of labels and defenses, and honest records of attacks on them."""
 
+from otad_ray.evaluation.certified import broken_certificates, certified_samples, required_radius
+from otad_ray.evaluation.flags import AttackKind, Evidence, Flag
+from otad_ray.evaluation.honesty import find_flags
 from otad_ray.evaluation.label_statistics import LabelStatistics, label_figure
 from otad_ray.evaluation.metrics import relative_error
+from otad_ray.evaluation.proportions import Proportion, mcnemar, mcnemar_less, wilson_interval
+from otad_ray.evaluation.record_schema import METRIC_COLUMNS, RecordStatus, record_schema
+from otad_ray.evaluation.records import attack_records, failed_records, skipped_records
+from otad_ray.evaluation.regression import RegressionReport, regression_errors, regression_report
+from otad_ray.evaluation.report import eps_text, regression_table, report_table, robustbench_entry
+from otad_ray.evaluation.robustness import AttackResult, BudgetResult, RobustnessReport, robustness_report
+from otad_ray.evaluation.robustness_figures import example_figure, radius_figure, relaxation_figure, robustness_figure
 from otad_ray.evaluation.standard import StandardMetrics, evaluate_batch
 from otad_ray.evaluation.transport import transport_diagnostics
+from otad_ray.evaluation.verification import EPS_TOLERANCE, DetailedDefense, Norm
 
 __all__ = [
+    "EPS_TOLERANCE",
+    "METRIC_COLUMNS",
+    "AttackKind",
+    "AttackResult",
+    "BudgetResult",
+    "DetailedDefense",
+    "Evidence",
+    "Flag",
     "LabelStatistics",
+    "Norm",
+    "Proportion",
+    "RecordStatus",
+    "RegressionReport",
+    "RobustnessReport",
     "StandardMetrics",
+    "attack_records",
+    "broken_certificates",
+    "certified_samples",
+    "eps_text",
     "evaluate_batch",
+    "example_figure",
+    "failed_records",
+    "find_flags",
     "label_figure",
+    "mcnemar",
+    "mcnemar_less",
+    "radius_figure",
+    "record_schema",
+    "regression_errors",
+    "regression_report",
+    "regression_table",
     "relative_error",
+    "relaxation_figure",
+    "report_table",
+    "required_radius",
+    "robustbench_entry",
+    "robustness_figure",
+    "robustness_report",
+    "skipped_records",
     "transport_diagnostics",
+    "wilson_interval",
 ]

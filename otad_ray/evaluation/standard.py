@@ -13,10 +13,10 @@ from otad_ray.cip import Status
 from otad_ray.data import Batch
 from otad_ray.defenses import KNN, OTAD
 from otad_ray.evaluation.metrics import relative_error
+from otad_ray.evaluation.verification import UNSOLVED
 
 NET = "net"
 KNN_NAME = "knn"
-_UNSOLVED = (Status.FAILED, Status.INTERRUPTED)
 # The class predicted for a row whose solve failed: none, so never counted as right. In regression it is NaN.
 NO_PREDICTION = -1
 
@@ -37,7 +37,7 @@ def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Tabl
     }
     solutions = {name: otad.integrate(batch.x)[1] for name, otad in otads.items()}
     for name, solution in solutions.items():
-        unsolved = torch.isin(solution.status, torch.tensor([int(status) for status in _UNSOLVED]))
+        unsolved = torch.isin(solution.status, torch.tensor([int(status) for status in UNSOLVED]))
         predicted = _predicted(backbone.head(solution.feature), regression)
         predictions[name] = predicted.masked_fill(unsolved, torch.nan if regression else NO_PREDICTION)
     first = next(iter(solutions.values()))
@@ -90,7 +90,7 @@ class StandardMetrics:
 
         What predicted nothing at all has no squared error.
         """
-        unsolved = sum(self.statuses[status.label] for status in _UNSOLVED)
+        unsolved = sum(self.statuses[status.label] for status in UNSOLVED)
         return {
             **{f"accuracy_{name}": count / self.rows for name, count in self.correct.items()},
             **{

@@ -1,0 +1,53 @@
+"""Shares of samples: how sure they are, and whether two of them differ on the same samples."""
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import Self
+
+import numpy as np
+from scipy.stats import binomtest, norm
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """count of n samples: the share, value, and its 95 % Wilson interval, low to high. Without samples 0 in [0, 1]."""
+
+    count: int
+    n: int
+    value: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, hits: np.ndarray) -> Self:
+        """The share of true entries of hits (n,) bool."""
+        count, n = int(np.count_nonzero(hits)), len(hits)
+        return cls(count, n, count / n if n else 0.0, *wilson_interval(count, n))
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share; (0, 1) without samples."""
+    if n == 0:
+        return 0.0, 1.0
+    z = float(norm.ppf(0.5 + confidence / 2))
+    share, weight = successes / n, 1 / (1 + z**2 / n)
+    center = weight * (share + z**2 / (2 * n))
+    half = weight * z * sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    # Exact at the ends, where rounding would leave the interval short of the share.
+    return (0.0 if successes == 0 else center - half), (1.0 if successes == n else center + half)
+
+
+def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
+    """p-value of "a and b are true equally often", for a, b (n,) bool of the same samples: exact, two-sided."""
+    only_a, only_b = _discordant(a, b)
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
+def mcnemar_less(a: np.ndarray, b: np.ndarray) -> float:
+    """p-value against "b is true less often than a", for a, b (n,) bool of the same samples: exact, one-sided."""
+    only_a, only_b = _discordant(a, b)
+    return float(binomtest(only_a, only_a + only_b, alternative="greater").pvalue) if only_a + only_b else 1.0
+
+
+def _discordant(a: np.ndarray, b: np.ndarray) -> tuple[int, int]:
+    return int(np.count_nonzero(a & ~b)), int(np.count_nonzero(~a & b))

@@ -1,0 +1,161 @@
+"""Checks of the records of single attacks; each yields its flags."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from otad_ray.evaluation.certified import broken_certificates
+from otad_ray.evaluation.flags import Evidence, Flag, place
+from otad_ray.evaluation.outcomes import flags_of, has_status, shared
+from otad_ray.evaluation.proportions import mcnemar_less
+from otad_ray.evaluation.record_schema import RecordStatus
+from otad_ray.evaluation.robustness import breaking_distances, worst_case
+
+SIGNIFICANCE = 0.01
+_ZERO_GRADIENT_SHARE = 0.5
+_UNBOUNDED_ROBUST = 0.05
+_NAMED_IDS = 10
+
+
+def broken_certificate(evidence: Evidence) -> Iterator[Flag]:
+    """A verified example inside a certified ball: the proof, its code or the certified defense is wrong."""
+    ids = () if evidence.certificates is None else broken_certificates(evidence.records, evidence.certificates)
+    if ids:
+        named = ", ".join(map(str, ids[:_NAMED_IDS])) + (", ..." if len(ids) > _NAMED_IDS else "")
+        yield Flag(
+            name="broken_certificate",
+            severity="grave",
+            value=len(ids),
+            threshold=0,
+            message=f"{len(ids)} certificates are refuted by examples inside their balls; ids {named}",
+        )
+
+
+def invalid_examples(evidence: Evidence) -> Iterator[Flag]:
+    """Examples that do not keep to the budget: they count as failures of the attack, which is then too weak."""
+    yield from _share_of_status(
+        evidence, RecordStatus.INVALID, "invalid_examples", "examples exceed eps, leave the bounds or are not finite"
+    )
+
+
+def attack_errors(evidence: Evidence) -> Iterator[Flag]:
+    """Samples without a result; the worst case counts them as broken."""
+    yield from _share_of_status(evidence, RecordStatus.ATTACK_ERROR, "attack_error", "samples could not be evaluated")
+
+
+def unsolved_rows(evidence: Evidence) -> Iterator[Flag]:
+    """Inputs for which the defense's solver gave no answer."""
+    yield from _share_of_status(evidence, RecordStatus.UNSOLVED, "unsolved", "adversarial inputs were not solved")
+
+
+def repeated_evaluations(evidence: Evidence) -> Iterator[Flag]:
+    """A defense whose answers are random: robust accuracy then needs the expectation over its randomness."""
+    differs = int(flags_of(evidence.records, "repeat_differs").sum())
+    if differs:
+        yield Flag(
+            name="repeat_differs",
+            severity="grave",
+            value=differs,
+            threshold=0,
+            message=f"{differs} of {len(evidence.records)} inputs gave other logits when evaluated again",
+        )
+
+
+def zero_gradients(evidence: Evidence) -> Iterator[Flag]:
+    """Attacks that asked for gradients and mostly got zeros; of each attack the budget where it is worst."""
+    worst: dict[tuple[str, str], Flag] = {}
+    for outcome in evidence.of_kind("gradient") + evidence.of_kind("one_step"):
+        shares = outcome.rows["zero_gradient_share"].to_numpy()
+        shares = shares[np.isfinite(shares)]
+        share = float(shares.mean()) if len(shares) else 0.0
+        found = worst.get((outcome.norm, outcome.attack))
+        if share > _ZERO_GRADIENT_SHARE and (found is None or share > (found.value or 0.0)):
+            worst[outcome.norm, outcome.attack] = Flag(
+                name="zero_gradients",
+                severity="warning",
+                attack=outcome.attack,
+                norm=outcome.norm,
+                eps=outcome.eps,
+                value=share,
+                threshold=_ZERO_GRADIENT_SHARE,
+                message=f"{share:.0%} of the gradients of {place(outcome)} are zero",
+            )
+    yield from worst.values()
+
+
+def rising_curve(evidence: Evidence) -> Iterator[Flag]:
+    """Robust accuracy that rises with the budget, beyond chance: the attack fails where it should be stronger."""
+    for smaller, larger in pairwise(evidence.outcomes):
+        if (smaller.norm, smaller.attack) != (larger.norm, larger.attack):
+            continue
+        ours, theirs = shared(smaller, larger)
+        before, after = smaller.robust[ours], larger.robust[theirs]
+        p_value = mcnemar_less(after, before)
+        if p_value < SIGNIFICANCE:
+            yield Flag(
+                name="rising_curve",
+                severity="warning",
+                attack=larger.attack,
+                norm=larger.norm,
+                eps=larger.eps,
+                value=p_value,
+                threshold=SIGNIFICANCE,
+                message=f"{place(larger)} leaves {after.sum()} of {len(after)} samples robust, "
+                f"at eps {smaller.eps:g} only {before.sum()}",
+            )
+
+
+def zero_budget(evidence: Evidence) -> Iterator[Flag]:
+    """At eps 0 nothing may change: what does is a fault of the evaluation or of the defense."""
+    for outcome in evidence.outcomes:
+        changed = int((outcome.right != outcome.robust).sum())
+        if outcome.eps == 0 and changed:
+            yield Flag(
+                name="eps_zero_differs",
+                severity="grave",
+                attack=outcome.attack,
+                norm=outcome.norm,
+                eps=0.0,
+                value=changed,
+                threshold=0,
+                message=f"{place(outcome)} breaks {changed} samples that are right without an attack",
+            )
+
+
+def unbounded_budget(evidence: Evidence) -> Iterator[Flag]:
+    """At a budget that lets any input become any other, attacks that leave samples robust do not work."""
+    for norm, unbounded in evidence.unbounded_eps.items():
+        of_norm = [outcome for outcome in evidence.outcomes if outcome.norm == norm and outcome.eps >= unbounded]
+        largest = max((outcome.eps for outcome in of_norm), default=unbounded)
+        attacked = [outcome.ids for outcome in of_norm if outcome.eps == largest]
+        ids, distances = breaking_distances(evidence.records, norm)
+        distances = distances[np.isin(ids, np.concatenate([*attacked, ids[:0]]))]
+        robust = float(worst_case(distances, largest).mean()) if len(distances) else 0.0
+        if robust > _UNBOUNDED_ROBUST:
+            yield Flag(
+                name="robust_when_unbounded",
+                severity="grave",
+                norm=norm,
+                eps=largest,
+                value=robust,
+                threshold=_UNBOUNDED_ROBUST,
+                message=f"all attacks leave {robust:.1%} robust at {norm} eps {largest:g}, where nothing can be",
+            )
+
+
+def _share_of_status(evidence: Evidence, status: RecordStatus, name: str, what: str) -> Iterator[Flag]:
+    """A flag for each attack with rows of a status, over its budgets."""
+    rows = evidence.records.filter(pa.array(has_status(evidence.records, status)))
+    for attack in rows["attack"].unique().to_pylist():
+        found, of = (pc.sum(pc.equal(table["attack"], attack)).as_py() for table in (rows, evidence.records))
+        yield Flag(
+            name=name,
+            severity="warning",
+            attack=attack,
+            value=found / of,
+            threshold=0.0,
+            message=f"{attack}: {found} of {of} {what}",
+        )
