@@ -33,6 +33,14 @@ class Backbone(nn.Module, ABC):
     def head(self, features: Tensor) -> Tensor:
         """Features (B, D) to logits (B, C)."""
 
+    def embedding_bound(self) -> float | None:
+        """A proven `sigma` with `|embed(x) - embed(x')| <= sigma |x - x'|` in l2, rounding apart; None without one."""
+        return None
+
+    def affine_head(self) -> tuple[Tensor, Tensor] | None:
+        """`W` (C, D) and `b` (C,) where the head is `W z + b`; None where it is not affine."""
+        return None
+
     def features(self, points: Tensor) -> Tensor:
         """Features (B, D) of points (B, D)."""
         return self.transport(points)[0]

@@ -52,6 +52,13 @@ class _FCNet(Backbone):
     def head(self, features: Tensor) -> Tensor:
         return self.classifier(features)
 
+    def embedding_bound(self) -> float:
+        # Points are the inputs themselves.
+        return 1.0
+
+    def affine_head(self) -> tuple[Tensor, Tensor]:
+        return self.classifier.weight, self.classifier.bias
+
 
 class FCResNet(_FCNet):
     """`x^k = x^(k-1) + R_k(x^(k-1))`, equation (10)."""

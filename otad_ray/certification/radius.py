@@ -1,0 +1,66 @@
+"""`certified_radius`: one function for every defense that has a certificate."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from otad_ray.certification.certificate import Certificate
+from otad_ray.certification.memory_defenses import CERTIFIERS
+from otad_ray.errors import InputError
+
+
+@torch.no_grad()
+def certified_radius(defense: nn.Module, inputs: Tensor) -> Certificate:
+    """Radii (B,) float64 around inputs (B, *shape) float32 within which the prediction is proven not to change.
+
+    For every float32 input `x'` with `|x' - x| < r`, in l2 and the inputs' own units, the class of the largest logit is
+    that at `x`; whether it is the right class is the caller's matter. Rounded down; 0 where nothing is proven.
+    A module with a method `certified_radius(inputs) -> (radius, method)` certifies itself; others by `CERTIFIERS`.
+    Raises InputError, with the reason, for what has no certificate, and where its method returns no certificate.
+    """
+    own = getattr(defense, "certified_radius", None)
+    if own is not None:
+        return _checked(type(defense).__name__, own(inputs), len(inputs))
+    if type(defense) not in CERTIFIERS:
+        known = ", ".join(kind.__name__ for kind in CERTIFIERS)
+        raise InputError(
+            f"no certificate for {type(defense).__name__}: nothing proven bounds how fast its logits change; there is "
+            f"one for {known}, and for a module with a method certified_radius(inputs) -> (radius, method)"
+        )
+    _check_precision(inputs)
+    if len(inputs) == 0:
+        return Certificate(torch.zeros(0, dtype=torch.float64, device=inputs.device), [])
+    return CERTIFIERS[type(defense)](defense, inputs)
+
+
+def _check_precision(inputs: Tensor) -> None:
+    """The allowances for rounding are those of float32."""
+    if inputs.dtype != torch.float32:
+        raise InputError(f"certificates are for float32 inputs, got {inputs.dtype}; predictions are made in float32")
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest" or torch.is_autocast_enabled(inputs.device.type):
+        found = "autocast is on" if precision == "highest" else f"float32_matmul_precision is {precision!r}"
+        raise InputError(
+            f"certificates need float32 matrix products, {found}; call torch.set_float32_matmul_precision('highest') "
+            "outside of autocast, here and wherever the defense predicts"
+        )
+
+
+def _checked(name: str, returned: Any, count: int) -> Certificate:
+    """The certificate that a defense's own method returned; InputError, naming the defense, where it is none."""
+    call = f"{name}.certified_radius"
+    try:
+        radius, method = returned
+        radius, method = torch.as_tensor(radius, dtype=torch.float64), list(method)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{call} must return (radius, method), got {type(returned).__name__}") from error
+    if radius.shape != (count,) or len(method) != count:
+        raise InputError(
+            f"{call} must return {count} radii and methods, got shape {tuple(radius.shape)} and {len(method)} methods"
+        )
+    if not bool((torch.isfinite(radius) & (radius >= 0)).all()):
+        raise InputError(
+            f"{call} must return finite radii of at least 0, got {float(radius.min())} to {float(radius.max())}"
+        )
+    return Certificate(radius, [str(item) for item in method])
