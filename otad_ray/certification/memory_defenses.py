@@ -94,7 +94,7 @@ def _otad_rows(defense: OTAD, inputs: Tensor, table: MemoryTable) -> PredictedRo
     predicted = logits.argmax(1).to(points.device)
     reach = _feature_reach(table, points, solution.feature.to(points), predicted)
     slope = max(regularity.smoothness, abs(regularity.strong_convexity))
-    error = solver_error(defense.memory, points, neighbors, solution, regularity, within=reach / slope)
+    error = solver_error(defense.memory, points, neighbors, solution.potentials, regularity, within=reach / slope)
     return PredictedRows(
         points=points,
         neighbors=neighbors,
