@@ -103,7 +103,7 @@ def test_regression_is_refused(build) -> None:
 def test_other_precisions_are_refused(clouds) -> None:
     net, memory, queries = clouds
     defense = KNN(net, memory)
-    with pytest.raises(InputError, match="float32 inputs, got torch.float64"):
+    with pytest.raises(InputError, match=r"float32 inputs, got torch\.float64"):
         certified_radius(defense, queries.double())
     with torch.autocast("cpu"), pytest.raises(InputError, match="autocast is on"):
         certified_radius(defense, queries)
