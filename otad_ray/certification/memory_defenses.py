@@ -128,7 +128,10 @@ def _feature_reach(table: MemoryTable, points: Tensor, feature: Tensor, predicte
 
 
 def _joined(defense: MemoryDefense, certificates: Iterable[Certificate]) -> Certificate:
-    """One certificate, of inputs: distances between points are at most `sigma` times those between inputs."""
+    """One certificate, of inputs: distances between points are at most `sigma` times those between inputs.
+
+    Exactly so for flattened inputs; an embedding that rounds would need an allowance of its own.
+    """
     sigma = defense.backbone.embedding_bound()
     assert sigma is not None
     parts = list(certificates)

@@ -60,8 +60,8 @@ class MemoryTable:
     def distance_bounds(self, queries: Tensor) -> Iterator[Tensor]:
         """For each query (D,) of queries (n, D), lower bounds (N,) float32 of its distances to the points.
 
-        Exact to about 1e-3 of the norms: a product in float32, less its error for any order of summation, with a few
-        terms to spare for what is rounded after it.
+        By a product in float32, less its error for any order of summation, with a few terms to spare for what is
+        rounded after it: squares are lower by about `D 2^-24` of the norms' square.
         """
         block = max(1, _BLOCK_BYTES // (4 * len(self.points)))
         error = (self.points.shape[1] + 24) * (

@@ -44,7 +44,7 @@ def neighborhood_certificate(rows: PredictedRows, table: MemoryTable, *, hull: s
             entry = _entry_bounds(query, table.points[neighbors], bounds)
             radius, method = _hull_radius(query, len(neighbors), int(rows.predicted[row]), entry, bounds, table), hull
             limit = float(rows.limit[row])
-            # With l = 0 a wrong point outside enters no sooner than any point does where the neighbors are all right.
+            # With l = 0 a hull radius above 0 has right neighbors only, and no point enters sooner than the first one.
             if limit > radius and (radius == 0 or table.strong_convexity != 0):
                 constant = min(limit, _constant_radius(query, neighbors, entry, table))
                 radius, method = max((radius, method), (constant, CONSTANT_NEIGHBORHOOD), key=lambda item: item[0])
