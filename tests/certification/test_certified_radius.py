@@ -40,7 +40,7 @@ def test_on_a_line_the_radius_is_where_a_wrong_point_enters(build, low, neighbor
     features[[10, 45]] = features[[10, 45]].flip(1)
     defense = defense_of(*build(points, features, 2), low, neighbors)
     queries = torch.rand(12, 2, generator=generator) * torch.tensor([1.0, 0.0])
-    steps = torch.linspace(-0.8, 0.8, 8001)
+    steps = torch.linspace(-0.7, 0.7, 4001)
     checked = 0
     for query, label, radius, method in zip(
         queries, predictions(defense, queries), *certified_radius(defense, queries), strict=True
@@ -49,9 +49,9 @@ def test_on_a_line_the_radius_is_where_a_wrong_point_enters(build, low, neighbor
         wrong = (defense.memory.labels[defense.memory.search(moved, neighbors)[0]] != label).any(1)
         if method == "constant_neighborhood":
             wrong = predictions(defense, moved) != label
-            assert float(steps[wrong].abs().min()) >= radius - 2e-4
+            assert float(steps[wrong].abs().min()) >= radius - 5e-4
         else:
-            assert float(radius) == pytest.approx(float(steps[wrong].abs().min()), abs=2e-4)
+            assert float(radius) == pytest.approx(float(steps[wrong].abs().min()), abs=5e-4)
             checked += 1
     assert checked >= 8
 
