@@ -11,8 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-# Points measured first, and then at a time: at the input's own class's border few more are needed.
-_FIRST = 64
+# Points measured first, and then at a time: few samples need more than the first.
+_FIRST = 32
 _MORE = 256
 
 

@@ -94,7 +94,7 @@ def _otad_rows(defense: OTAD, inputs: Tensor, table: MemoryTable) -> PredictedRo
     predicted = logits.argmax(1).to(points.device)
     reach = _feature_reach(table, points, solution.feature.to(points), predicted)
     slope = max(regularity.smoothness, abs(regularity.strong_convexity))
-    error = solver_error(defense.memory, points, neighbors, solution, regularity, within=reach / slope)
+    error = solver_error(defense.memory, points, neighbors, solution.potentials, regularity, within=reach / slope)
     return PredictedRows(
         points=points,
         neighbors=neighbors,
@@ -128,7 +128,10 @@ def _feature_reach(table: MemoryTable, points: Tensor, feature: Tensor, predicte
 
 
 def _joined(defense: MemoryDefense, certificates: Iterable[Certificate]) -> Certificate:
-    """One certificate, of inputs: distances between points are at most `sigma` times those between inputs."""
+    """One certificate, of inputs: distances between points are at most `sigma` times those between inputs.
+
+    Exactly so for flattened inputs; an embedding that rounds would need an allowance of its own.
+    """
     sigma = defense.backbone.embedding_bound()
     assert sigma is not None
     parts = list(certificates)

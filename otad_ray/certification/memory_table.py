@@ -15,12 +15,15 @@ _BLOCK_BYTES = 16 << 20
 
 _SINGLE = torch.finfo(torch.float32)
 
+# A number in float64 times this stays below itself when rounded to float32, and so do a few roundings in float32.
+BELOW = 1 - 2.0**-22
+
 
 class MemoryTable:
     """Logits of a memory's features, and bounds on distances to its points.
 
     strong_convexity: `l`. point_norm, feature_norm: the largest in the memory.
-    leaders (N,): the class that the head surely gives each training point's feature `z_j` to; -1 where none is sure.
+    members: for each class the positions of the training points whose feature `z_j` the head surely gives to it.
     """
 
     def __init__(self, memory: NeighborMemory, head: AffineHead, strong_convexity: float) -> None:
@@ -28,21 +31,23 @@ class MemoryTable:
         self._point_squares = torch.cat([block.square().sum(1) for block in memory.points.split(_BLOCK_ROWS)])
         self.point_norm, self.feature_norm = (_largest_norm(rows) for rows in (memory.points, memory.features))
         logits = torch.cat([head.logits(block) for block in memory.features.split(_BLOCK_ROWS)])
-        self.leaders = head.leaders(logits, head.rounding(logits.new_tensor([self.feature_norm])))
+        leaders = head.leaders(logits, head.rounding(logits.new_tensor([self.feature_norm])))
+        self.members = [(leaders == label).nonzero().squeeze(1) for label in range(logits.shape[1])]
         # Logits of `y_j = z_j - l x_j`, from which those of `w_j = y_j + l x` follow.
         self._logits = (logits - strong_convexity * self._of_points(head)).T.contiguous()
 
-    def reaches(self, query: Tensor, predicted: int) -> Tensor:
-        """`r_j` (N,) float64: around `query` (D,), how far `w_j = z_j + l (x - x_j)` surely stays in class `predicted`.
+    def raised_to_reach(self, bounds: Tensor, query: Tensor, predicted: int) -> Tensor:
+        """`max(bounds_j, r_j)` (N,) of bounds (N,) float32, rounded down.
 
-        Infinite or 0 for l = 0, where `w_j` does not move.
+        `r_j`: around `query` (D,), how far `w_j = z_j + l (x - x_j)` surely stays in class `predicted`; infinite or
+        0 for l = 0, where `w_j` does not move.
         """
         if self.strong_convexity == 0:
-            return torch.where(self.leaders == predicted, torch.inf, 0.0).double()
+            return bounds.index_fill(0, self.members[predicted], torch.inf)
         rounding = self.head.rounding(self.center_norm(query.unsqueeze(0)))[0]
         moved = self.strong_convexity * self.head.weight @ query.double()
         radii = self.head.feature_radii(self._logits + moved.unsqueeze(1), rounding, predicted)
-        return radii / abs(self.strong_convexity)
+        return torch.maximum(bounds, radii.mul_(BELOW / abs(self.strong_convexity)).float())
 
     def center_norm(self, queries: Tensor) -> Tensor:
         """Bound (n,) on the norm of every `w_j` within `largest_radius` of queries (n, D)."""
@@ -55,8 +60,8 @@ class MemoryTable:
     def distance_bounds(self, queries: Tensor) -> Iterator[Tensor]:
         """For each query (D,) of queries (n, D), lower bounds (N,) float32 of its distances to the points.
 
-        Exact to about 1e-3 of the norms: a product in float32, less its error for any order of summation, with a few
-        terms to spare for what is rounded after it.
+        By a product in float32, less its error for any order of summation, with a few terms to spare for what is
+        rounded after it: squares are lower by about `D 2^-24` of the norms' square.
         """
         block = max(1, _BLOCK_BYTES // (4 * len(self.points)))
         error = (self.points.shape[1] + 24) * (
@@ -65,7 +70,8 @@ class MemoryTable:
         offset = (queries.double().square().sum(1) - error).float().unsqueeze(1)
         for rows, shift in zip(queries.split(block), offset.split(block), strict=True):
             squared = torch.addmm(self._point_squares, rows, self.points.T, alpha=-2.0)
-            yield from squared.add_(shift).clamp_min_(0).sqrt_()
+            # One at a time: a block would leave the processor's cache.
+            yield from (row.add_(amount).clamp_min_(0).sqrt_() for row, amount in zip(squared, shift, strict=True))
 
     def _of_points(self, head: AffineHead) -> Tensor:
         """`W x_j` (N, C)."""

@@ -7,12 +7,10 @@ from torch import Tensor
 
 from otad_ray.certification.bisectors import Bisectors, distance_rounding, least_radius
 from otad_ray.certification.certificate import Certificate
-from otad_ray.certification.memory_table import MemoryTable
+from otad_ray.certification.memory_table import BELOW, MemoryTable
 
 # Nearest training points of the predicted class that bisectors are formed with; farther ones hardly raise a radius.
 _NUM_NEARER = 200
-# Above the rounding of a few steps in float32.
-_BELOW = 1 - 2.0**-22
 
 CONSTANT_NEIGHBORHOOD = "constant_neighborhood"
 
@@ -46,8 +44,8 @@ def neighborhood_certificate(rows: PredictedRows, table: MemoryTable, *, hull: s
             entry = _entry_bounds(query, table.points[neighbors], bounds)
             radius, method = _hull_radius(query, len(neighbors), int(rows.predicted[row]), entry, bounds, table), hull
             limit = float(rows.limit[row])
-            # No radius of the second kind exceeds its limit.
-            if limit > radius:
+            # With l = 0 a hull radius above 0 has right neighbors only, and no point enters sooner than the first one.
+            if limit > radius and (radius == 0 or table.strong_convexity != 0):
                 constant = min(limit, _constant_radius(query, neighbors, entry, table))
                 radius, method = max((radius, method), (constant, CONSTANT_NEIGHBORHOOD), key=lambda item: item[0])
         radii.append(min(radius, caps[row]))
@@ -62,24 +60,23 @@ def _entry_bounds(query: Tensor, near: Tensor, distances: Tensor) -> Tensor:
     The K nearest alone give each `t_ij >= (d_j^2 - d_i^2) / (2 (d_i + d_j))`.
     """
     farthest = float((near.double() - query.double()).norm(dim=1).max()) * (1 + 1e-6)
-    return (distances - farthest).clamp_min_(0).mul_(0.5 * _BELOW)
+    return (distances - farthest).clamp_min_(0).mul_(0.5 * BELOW)
 
 
 def _hull_radius(
     query: Tensor, num_neighbors: int, predicted: int, entry: Tensor, distances: Tensor, table: MemoryTable
 ) -> float:
     """`min_j max(T_j, r_j)` over all training points."""
-    right = table.leaders == predicted
-    nearer = distances.masked_fill(~right, torch.inf).topk(min(_NUM_NEARER, len(distances)), largest=False)
-    positions = nearer.indices[nearer.values < torch.inf]
-    bounds = torch.maximum(entry, table.reaches(query, predicted).float().mul_(_BELOW))
-    return least_radius(Bisectors(query, table.points[positions], num_neighbors), table.points, bounds)
+    members = table.members[predicted]
+    nearest = distances[members].topk(min(_NUM_NEARER, len(members)), largest=False).indices
+    bisectors = Bisectors(query, table.points.index_select(0, members[nearest]), num_neighbors)
+    return least_radius(bisectors, table.points, table.raised_to_reach(entry, query, predicted))
 
 
 def _constant_radius(query: Tensor, neighbors: Tensor, entry: Tensor, table: MemoryTable) -> float:
     """`T_set`: the least `T_j` of points outside of the neighbors, with those as the only rivals."""
     return least_radius(
-        Bisectors(query, table.points[neighbors], len(neighbors)),
+        Bisectors(query, table.points.index_select(0, neighbors), len(neighbors)),
         table.points,
         entry.index_fill(0, neighbors, torch.inf),
     )

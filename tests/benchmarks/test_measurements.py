@@ -5,9 +5,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from otad_ray.benchmarks import Measurement, best_of, machine, measure_cip, measure_search, threads
+from otad_ray.benchmarks import (
+    Measurement,
+    best_of,
+    machine,
+    measure_certificates,
+    measure_cip,
+    measure_search,
+    threads,
+)
 from otad_ray.cip import Regularity
+from otad_ray.defenses import KNN
 from otad_ray.memory import NeighborMemory
+from otad_ray.models import BackboneConfig, build_backbone
 
 
 def test_cip_is_compared_on_the_same_instances() -> None:
@@ -58,3 +68,14 @@ def test_the_machine_is_named() -> None:
     assert set(described) == {"processor", "cores", "memory", "commit"}
     assert int(described["cores"]) >= 1
     assert all(described.values())
+
+
+def test_certificates_are_compared_with_forward_passes(tmp_path: Path) -> None:
+    net = build_backbone(BackboneConfig(num_blocks=1), dimension=6, num_outputs=3)
+    points = torch.randn(90, 6, generator=torch.Generator().manual_seed(2))
+    parts = [points], [points], [torch.zeros(90)], [torch.arange(90)]
+    memory = NeighborMemory.build(tmp_path / "memory", None, *parts, provenance={"backbone": net.fingerprint()})
+    measurement = measure_certificates(KNN(net, memory, 3), points[:8], goal=1.0)
+    assert measurement.name == "certificates_of_8"
+    assert measurement.ratio == pytest.approx(measurement.reference / measurement.ours)
+    assert "against 20 forwards; radius above 0 for" in measurement.note
