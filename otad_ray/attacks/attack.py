@@ -34,10 +34,19 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class Cost:
-    """The most evaluations that an attack makes of one sample: of outputs alone, and of outputs with a gradient."""
+    """The most evaluations that an attack makes of one sample: of outputs alone, and of outputs with a gradient.
+
+    own_seconds: what the attack itself takes for a sample, where that matters.
+    """
 
     forwards: int
     gradients: int = 0
+    own_seconds: float = 0.0
+
+    @property
+    def total(self) -> int:
+        """Evaluations, one with a gradient as two."""
+        return self.forwards + 2 * self.gradients
 
 
 @dataclass(frozen=True, kw_only=True)

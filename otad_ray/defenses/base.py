@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.artifacts import atomic_directory, refuse_occupied, to_jsonable, write_json
+from otad_ray.cip import Solution
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone, save_backbone
@@ -30,7 +31,11 @@ class Defense(nn.Module, ABC):
     backbone: Backbone
 
     @abstractmethod
-    def forward(self, inputs: Tensor) -> Tensor: ...
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, Solution | None]:
+        """Logits (B, C), the features (B, D) that the head was given, and how they were solved for, if they were."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.forward_details(inputs)[0]
 
     @abstractmethod
     def save(self, directory: str | Path) -> None:

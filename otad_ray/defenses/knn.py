@@ -19,11 +19,13 @@ class KNN(MemoryDefense):
         self.neighbors = neighbors
         memory.check_neighbors(neighbors, leave_one_out=False)
 
-    def forward(self, inputs: Tensor) -> Tensor:
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Logits (B, C) and mean features (B, D); nothing is solved."""
         points = self.backbone.embed(inputs)
         index, _ = self.memory.search(points, self.neighbors)
         # A piecewise constant map has a gradient, and it is zero: an attack may ask for it.
-        return self.backbone.head(self.memory.features[index].to(points).mean(1) + 0 * points)
+        features = self.memory.features[index].to(points).mean(1) + 0 * points
+        return self.backbone.head(features), features, None
 
     def settings(self) -> dict[str, Any]:
         return {"neighbors": self.neighbors}

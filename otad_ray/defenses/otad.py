@@ -29,8 +29,10 @@ class OTAD(MemoryDefense):
         points = self.backbone.embed(inputs)
         return integrate_neighbors(self.memory, points, points, self.config)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.backbone.head(self.integrate(inputs)[1].feature)
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, Solution]:
+        """Logits (B, C), integrated features (B, D), and the solution."""
+        _, solution = self.integrate(inputs)
+        return self.backbone.head(solution.feature), solution.feature, solution
 
     def settings(self) -> dict[str, Any]:
         return {"config": self.config}

@@ -17,8 +17,10 @@ class Undefended(Defense):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.backbone(inputs)
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
+        """Logits (B, C) and the net's features (B, D); nothing is solved."""
+        features = self.backbone.features(self.backbone.embed(inputs))
+        return self.backbone.head(features), features, None
 
     def save(self, directory: str | Path) -> None:
         """Write `defense.json` and the backbone."""

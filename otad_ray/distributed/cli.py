@@ -16,6 +16,7 @@ from otad_ray.presets import PRESETS, find_preset
 _DEFAULT_PRESET = "digits"
 
 Config = TypeVar("Config", bound=JobConfig)
+Options = TypeVar("Options")
 
 
 def parse(
@@ -42,25 +43,45 @@ def main(
     description: str,
     default_preset: str = _DEFAULT_PRESET,
 ) -> None:
-    """Run a job from the command line: logs on stderr, and one JSON object as the last line of stdout."""
+    """Run a job of one preset from the command line; bad input ends it with 2."""
+    _main(lambda: parse(config, sys.argv[1:], description=description, default_preset=default_preset), run)
+
+
+def check_main(
+    config: type[Options],
+    run: Callable[[Options], dict[str, Any]],
+    *,
+    description: str,
+    failed: Callable[[dict[str, Any]], bool],
+) -> None:
+    """Run a job that checks something: a result that `failed` ends it with 2, bad input with 1."""
+    summary = description.partition("\n")[0]
+    result = _main(lambda: tyro.cli(config, description=summary), run, bad_input=1)
+    if failed(result):
+        raise SystemExit(2)
+
+
+def _main(parse_options: Callable[[], Options], run: Callable[[Options], dict[str, Any]], bad_input: int = 2) -> Any:
+    """Logs on stderr, and one JSON object as the last line of stdout."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for noisy in ("alembic", "faiss", "mlflow", "ray", "httpx"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        parsed = parse(config, sys.argv[1:], description=description, default_preset=default_preset)
+        parsed = parse_options()
     except ValueError as error:
         # Configurations refuse bad values of their own.
-        _stop(error)
+        _stop(error, bad_input)
     try:
         result = run(parsed)
     except (InputError, SolverUnavailableError) as error:
-        _stop(error)
+        _stop(error, bad_input)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept: the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
     print(json.dumps(result), flush=True)
+    return result
 
 
-def _stop(error: Exception) -> NoReturn:
+def _stop(error: Exception, code: int) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from None
+    raise SystemExit(code) from None

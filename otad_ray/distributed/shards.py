@@ -119,6 +119,11 @@ class ShardedDirectory:
                     )
         return cls(directory, manifest)
 
+    @classmethod
+    def open(cls, directory: Path, *, kind: str) -> Self:
+        """A directory that was started before; InputError where there is none."""
+        return cls(directory, read_manifest(directory, kind=kind, fields=("rows", "rows_per_shard")))
+
     @staticmethod
     def check(directory: Path) -> None:
         """Make the directory; InputError where that cannot be, or where it holds something else."""

@@ -1,6 +1,7 @@
 """Metrics and figures of labels and defenses, and honest records of attacks on them."""
 
 from otad_ray.evaluation.certified import broken_certificates, certified_samples, required_radius
+from otad_ray.evaluation.clean_records import clean_records
 from otad_ray.evaluation.flags import AttackKind, Evidence, Flag
 from otad_ray.evaluation.honesty import find_flags
 from otad_ray.evaluation.label_statistics import LabelStatistics, label_figure
@@ -9,16 +10,18 @@ from otad_ray.evaluation.proportions import Proportion, mcnemar, mcnemar_less, w
 from otad_ray.evaluation.record_schema import METRIC_COLUMNS, RecordStatus, record_schema
 from otad_ray.evaluation.records import attack_records, failed_records, skipped_records
 from otad_ray.evaluation.regression import RegressionReport, regression_errors, regression_report
+from otad_ray.evaluation.regressions import Regression, find_regressions
 from otad_ray.evaluation.report import eps_text, regression_table, report_table, robustbench_entry
-from otad_ray.evaluation.robustness import AttackResult, BudgetResult, RobustnessReport, robustness_report
+from otad_ray.evaluation.robustness import RobustnessReport, breaking_distances, robustness_report, worst_case
 from otad_ray.evaluation.robustness_figures import example_figure, radius_figure, relaxation_figure, robustness_figure
-from otad_ray.evaluation.standard import StandardMetrics, evaluate_batch
+from otad_ray.evaluation.standard import NO_PREDICTION, StandardMetrics, evaluate_batch
 from otad_ray.evaluation.transport import transport_diagnostics
 from otad_ray.evaluation.verification import EPS_TOLERANCE, DetailedDefense, Norm
 
 __all__ = [
     "EPS_TOLERANCE",
     "METRIC_COLUMNS",
+    "NO_PREDICTION",
     "AttackKind",
     "AttackResult",
     "BudgetResult",
@@ -29,17 +32,21 @@ __all__ = [
     "Norm",
     "Proportion",
     "RecordStatus",
+    "Regression",
     "RegressionReport",
     "RobustnessReport",
     "StandardMetrics",
     "attack_records",
+    "breaking_distances",
     "broken_certificates",
     "certified_samples",
+    "clean_records",
     "eps_text",
     "evaluate_batch",
     "example_figure",
     "failed_records",
     "find_flags",
+    "find_regressions",
     "label_figure",
     "mcnemar",
     "mcnemar_less",
@@ -58,4 +65,5 @@ __all__ = [
     "skipped_records",
     "transport_diagnostics",
     "wilson_interval",
+    "worst_case",
 ]

@@ -19,9 +19,11 @@ _DOUBLED_DROP = 0.02
 _WEAK_ROBUST = 0.05
 
 
-def black_box_beats_gradient(evidence: Evidence) -> Iterator[Flag]:
-    """Masked gradients: an attack without gradients finds what those with them miss."""
-    yield from _beats_gradient(evidence, "black_box", "masked_gradients", "grave", "gradients may be masked")
+def masked_gradients(evidence: Evidence) -> Iterator[Flag]:
+    """Masked gradients: an attack without the defense's gradients finds what those with them miss."""
+    kinds: tuple[AttackKind, ...] = ("black_box", "surrogate")
+    for kind in kinds:
+        yield from _beats_gradient(evidence, kind, "masked_gradients", "grave", "gradients may be masked")
 
 
 def one_step_beats_iterative(evidence: Evidence) -> Iterator[Flag]:
@@ -84,8 +86,9 @@ def weak_attack(evidence: Evidence) -> Iterator[Flag]:
         yield Flag(name="not_checked", severity="info", message="weak_attack: the undefended net was not attacked")
         return
     on_net = {(outcome.attack, outcome.norm, outcome.eps): outcome for outcome in evidence.net_outcomes}
-    # Ordered by eps: the last outcome of an attack is the one at its largest budget.
-    largest = {(outcome.attack, outcome.norm): outcome for outcome in evidence.outcomes}
+    # Ordered by eps: the last outcome of an attack is the one at its largest budget. Without bounds all are strong.
+    bounded = (item for item in evidence.outcomes if item.eps != evidence.unbounded_eps.get(item.norm))
+    largest = {(outcome.attack, outcome.norm): outcome for outcome in bounded}
     for (attack, norm), outcome in largest.items():
         if evidence.kinds[attack] in ("noise", "one_step"):
             continue

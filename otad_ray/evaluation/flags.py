@@ -12,8 +12,9 @@ from otad_ray.evaluation.outcomes import Outcome, attack_outcomes, has_status
 from otad_ray.evaluation.record_schema import RecordStatus
 
 Severity = Literal["grave", "warning", "info"]
-# gradient: iterative, with gradients of any kind. one_step: with one gradient. noise: blind to the defense.
-AttackKind = Literal["gradient", "one_step", "black_box", "noise"]
+# gradient: iterative, with gradients of any kind. one_step: with one gradient. noise: blind to the defense. surrogate:
+# with gradients of something else, such as another net or distances to training points.
+AttackKind = Literal["gradient", "one_step", "black_box", "surrogate", "noise"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol, get_args
 
 from otad_ray.evaluation.comparison_checks import (
-    black_box_beats_gradient,
+    masked_gradients,
     more_iterations,
     noise_comes_close,
     one_step_beats_iterative,
@@ -38,7 +38,7 @@ ROW_CHECKS: tuple[Check, ...] = (repeated_evaluations, invalid_examples, attack_
 CLASSIFIER_CHECKS: tuple[Check, ...] = (broken_certificate, zero_budget, unbounded_budget, rising_curve)
 # Between the attacks on a classifier, each on its own: not where an attack was spared what another had broken.
 COMPARISONS: tuple[Check, ...] = (
-    black_box_beats_gradient,
+    masked_gradients,
     noise_comes_close,
     one_step_beats_iterative,
     more_iterations,

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.cip import Solution, Status
-from otad_ray.defenses import OTAD
-from otad_ray.models import Backbone
+from otad_ray.defenses import Defense
 
 Norm = Literal["l2", "linf"]
 # Examples are projected in float32 and measured in float64: a norm may exceed eps by this share of it.
@@ -20,7 +19,7 @@ _REPEAT_RTOL, _REPEAT_ATOL = 1e-5, 1e-6
 
 @runtime_checkable
 class DetailedDefense(Protocol):
-    """A defense that tells how it came to its logits; OTAD and backbones need not, they are known."""
+    """A defense that tells how it came to its logits, as all of `otad_ray.defenses` do."""
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Solution | None]:
         """What `forward` returns (B, C), the feature (B, D) before the head, the solution; None where it has none."""
@@ -51,15 +50,10 @@ class Outputs:
 @torch.no_grad()
 def defense_outputs(defense: nn.Module, inputs: Tensor) -> Outputs:
     """Logits of inputs (B, *shape), with the feature and the solution where the defense has them."""
-    if isinstance(defense, DetailedDefense):
-        return Outputs(*defense.forward_details(inputs))
     # A subclass with a forward of its own is another defense: its logits are what counts.
-    if isinstance(defense, OTAD) and type(defense).forward is OTAD.forward:
-        solution = defense.integrate(inputs)[1]
-        return Outputs(defense.backbone.head(solution.feature), solution.feature, solution)
-    if isinstance(defense, Backbone) and type(defense).forward is Backbone.forward:
-        feature = defense.features(defense.embed(inputs))
-        return Outputs(defense.head(feature), feature, None)
+    overridden = isinstance(defense, Defense) and type(defense).forward is not Defense.forward
+    if isinstance(defense, DetailedDefense) and not overridden:
+        return Outputs(*defense.forward_details(inputs))
     return Outputs(defense(inputs), None, None)
 
 

@@ -6,12 +6,12 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ _CLIENT_SETTINGS = {
 }
 _SCHEMELESS = ("databricks", "databricks-uc", "uc")
 _KIND_TAG = "otad.kind"
+_LOCAL_SERVER = "http://127.0.0.1:5000"
 _refused: set[str] = set()
 
 
@@ -82,6 +83,26 @@ def how_to_look(uri: str) -> str:
     return f"{Path(sys.executable).with_name('mlflow')} ui --host 127.0.0.1 --backend-store-uri {redacted(uri)}"
 
 
+def compare_link(uri: str, run_ids: Sequence[str]) -> str | None:
+    """The page of MLflow that shows runs of one experiment side by side; None where there are none to compare.
+
+    Where the store is a local file, the address is that of the server that `how_to_look` starts.
+    """
+    if len(run_ids) < 2:
+        return None
+    import mlflow
+
+    try:
+        with client_environment():
+            experiment = mlflow.MlflowClient(tracking_uri=uri).get_run(run_ids[0]).info.experiment_id
+    except Exception as error:
+        logger.warning("no link to compare runs: %s", type(error).__name__)
+        return None
+    base = redacted(uri).rstrip("/") if uri.startswith(("http://", "https://")) else _LOCAL_SERVER
+    runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in (list(run_ids), [experiment]))
+    return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
 def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
     """Log a finished job as one run and return its id; None, with a warning, where the server does not take it.
 
@@ -92,7 +113,7 @@ def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
         return None
     started = time.perf_counter()
     try:
-        with _environment(_CLIENT_SETTINGS), _one_at_a_time(tracking_uri, root):
+        with client_environment(), _one_at_a_time(tracking_uri, root):
             return _log(record, tracking_uri, root)
     except Exception as error:
         # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
@@ -166,9 +187,9 @@ def _one_at_a_time(tracking_uri: str, root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
-    """Set variables the user has not set, for the duration of the block."""
-    added = {name: value for name, value in defaults.items() if name not in os.environ}
+def client_environment() -> Iterator[None]:
+    """MLflow's client set to give up soon, for the duration of the block; what the user has set stays."""
+    added = {name: value for name, value in _CLIENT_SETTINGS.items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

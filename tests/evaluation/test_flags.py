@@ -111,7 +111,7 @@ def test_what_was_not_checked_is_said() -> None:
     skipped = planted("square", 1.0, first(40), status=["ok"] * 50 + ["skipped"] * 50)
     found = flags(skipped)
     assert [flag.name for flag in found] == ["not_checked"]
-    assert "black_box_beats_gradient" in found[0].message
+    assert "masked_gradients" in found[0].message
 
 
 def test_chance_is_no_fault() -> None:

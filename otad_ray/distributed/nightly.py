@@ -1,0 +1,198 @@
+"""The nightly sweep: presets trained, attacked and certified afresh, and held against the last good night."""
+
+import logging
+import os
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from otad_ray.artifacts import MANIFEST, content_hash, read_manifest, storage_root, versions
+from otad_ray.attacks import Norm, find_attack
+from otad_ray.data import DataFolders, open_split
+from otad_ray.distributed.cluster import ray_session
+from otad_ray.distributed.defenses import NET
+from otad_ray.distributed.sweep import SweepConfig, run_attack_sweep
+from otad_ray.distributed.sweep_report import KIND as SWEEP
+from otad_ray.distributed.sweep_report import OUTCOMES
+from otad_ray.errors import InputError
+from otad_ray.evaluation import Regression, find_regressions
+from otad_ray.presets import Preset, find_preset
+from otad_ray.tracking import RunRecord, default_tracking_uri, how_to_look, latest_run, redacted, track
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT = "nightly"
+_KIND = "nightly"
+_ATTACKS = ("noise", "neighbor_aware", "pgd", "bpda_pgd", "square_500")
+_GRAVE = "grave"
+# Flags of bugs: the first night, with nothing to compare with, is not good with one of them.
+_BUGS = ("broken_certificate", "eps_zero_differs", "repeat_differs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NightlyConfig:
+    """Options of the nightly sweep.
+
+    Attributes:
+        presets: what is swept.
+        defense: as of the attack sweep.
+        attacks: as of the attack sweep, on all samples.
+        samples: of each preset, or all where it has fewer.
+        seed: of samples and attacks; nights with another seed are not compared.
+        night: the folder below `<storage>/nightly` that everything is made in, anew (default: today's date, UTC). The
+            same one again goes on where it was interrupted.
+        storage: storage root (default: OTAD_STORAGE, else ~/otad_ray).
+        tracking_uri: MLflow (default: MLFLOW_TRACKING_URI, else SQLite in the storage root).
+        num_actors: size of the actor pool (default: one per spare CPU of the cluster).
+        address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
+    """
+
+    presets: tuple[str, ...] = ("digits", "mnist", "fashion_mnist")
+    defense: tuple[str, ...] = ("otad", "knn", "net")
+    attacks: tuple[str, ...] = _ATTACKS
+    norm: Norm = "l2"
+    eps: tuple[float, ...] = (0.5, 1.0, 2.0)
+    samples: int = 200
+    seed: int = 0
+    night: str | None = None
+    storage: str | None = None
+    tracking_uri: str | None = None
+    num_actors: int | None = None
+    address: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.presets:
+            raise InputError("need a preset to sweep, got none")
+        for name in self.attacks:
+            find_attack(name)
+        if self.night is not None and (not self.night or Path(self.night).name != self.night):
+            raise InputError(f"night must be the name of a folder, got {self.night!r}")
+
+
+def run_nightly(config: NightlyConfig) -> dict[str, Any]:
+    """Sweep the presets and compare; what the last line of the job's output says, with all regressions by name."""
+    presets = [find_preset(name) for name in config.presets]
+    return sweep_presets(config, presets)
+
+
+def sweep_presets(config: NightlyConfig, presets: list[Preset]) -> dict[str, Any]:
+    """`run_nightly` for presets that need not be among the named ones."""
+    root = storage_root(config.storage)
+    tracking_uri = default_tracking_uri(config.tracking_uri, root)
+    night = root / "nightly" / (config.night or time.strftime("%Y-%m-%d", time.gmtime()))
+    _share_downloads(root, night)
+    sweeps = [_sweep_config(config, preset, night, tracking_uri) for preset in presets]
+    with ray_session(config.address):
+        results = [_sweep_and_compare(config, sweep, root, tracking_uri) for sweep in sweeps]
+    for result in results:
+        for name in result["regressions"]:
+            print(f"REGRESSION {result['preset']}: {name}", file=sys.stderr)
+    logger.info("MLflow: %s", how_to_look(tracking_uri))
+    return {
+        "night": str(night),
+        "presets": results,
+        "regressions": [f"{result['preset']}: {name}" for result in results for name in result["regressions"]],
+        "tracking_uri": redacted(tracking_uri),
+    }
+
+
+def _share_downloads(root: Path, night: Path) -> None:
+    """Everything is made afresh but the data sets, which are downloaded once."""
+    (root / "data").mkdir(parents=True, exist_ok=True)
+    night.mkdir(parents=True, exist_ok=True)
+    if not (night / "data").is_symlink():
+        (night / "data").symlink_to(os.path.relpath(root / "data", night))
+
+
+def _sweep_config(config: NightlyConfig, preset: Preset, night: Path, tracking_uri: str) -> SweepConfig:
+    if preset.definition.task == "regression":
+        raise InputError(f"preset {preset.name!r} is a regression; nights compare classifiers")
+    there = len(open_split(preset.definition, "test", DataFolders.from_environment(cache=night / "data")))
+    return SweepConfig(
+        preset=preset,
+        storage=str(night),
+        tracking_uri=tracking_uri,
+        num_actors=config.num_actors,
+        address=config.address,
+        defense=config.defense,
+        attacks=config.attacks,
+        costly_attacks=(),
+        eps=config.eps,
+        norm=config.norm,
+        seed=config.seed,
+        samples=min(config.samples, there),
+    )
+
+
+def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tracking_uri: str) -> dict[str, Any]:
+    result = run_attack_sweep(sweep)
+    directory = Path(result["sweep"])
+    manifest = read_manifest(directory, kind=SWEEP)
+    # What two nights must share to be compared: the question, not the code or the network that answers it.
+    question = {
+        "preset": sweep.preset.name,
+        "data_set": sweep.preset.data_set,
+        **{name: manifest[name] for name in ("samples", "split", "seed", "norm", "eps")},
+        "attacks": sorted(config.attacks),
+        "defenses": sorted(config.defense),
+    }
+    tags = {"otad.kind": _KIND, "otad.question": content_hash(question)}
+    with tempfile.TemporaryDirectory() as scratch:
+        before = latest_run(tracking_uri, EXPERIMENT, {**tags, "otad.good": "true"}, Path(scratch))
+        significant = [] if before is None else _compare(sweep, manifest, before.artifacts / OUTCOMES, directory)
+        known = set() if before is None else _grave_flags(read_manifest(before.artifacts, kind=SWEEP))
+    # What attacks find of a defense may be known; what shows a bug never may.
+    grave = sorted(flag for flag in _grave_flags(manifest) - known if before is not None or flag[1] in _BUGS)
+    regressions = [*(f"{defense}: flag {name}" for defense, name in grave), *map(str, significant)]
+    compared_with = None if before is None else before.run_id
+    record = RunRecord(
+        experiment=EXPERIMENT,
+        kind=_KIND,
+        params={**question, "compared_with": compared_with, "sweep": directory.name, **versions()},
+        metrics={"regressions": len(regressions), "seconds": result["seconds"]} | _shares(result),
+        artifacts=(directory / MANIFEST, directory / OUTCOMES),
+        tags={**tags, "otad.good": "false" if regressions else "true", "otad.directory": str(directory)},
+    )
+    return {
+        "preset": sweep.preset.name,
+        "sweep": str(directory),
+        "compared_with": compared_with,
+        "regressions": regressions,
+        "run_id": track(record, tracking_uri=tracking_uri, root=root),
+    }
+
+
+def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Regression]:
+    return find_regressions(
+        pq.read_table(before),
+        pq.read_table(directory / OUTCOMES),
+        eps=manifest["eps"],
+        norm=manifest["norm"],
+        dimension=sweep.preset.definition.dimension,
+        undefended=NET,
+    )
+
+
+def _grave_flags(manifest: dict[str, Any]) -> set[tuple[str, str]]:
+    """Defense and name of each grave flag."""
+    return {
+        (name, flag["name"])
+        for name, defense in manifest["defenses"].items()
+        for flag in defense["flags"]
+        if flag["severity"] == _GRAVE
+    }
+
+
+def _shares(result: dict[str, Any]) -> dict[str, float]:
+    return {
+        f"{name}.{quantity}_eps_{eps}": share
+        for name, bracket in result["brackets"].items()
+        for eps, shares in bracket.items()
+        for quantity, share in shares.items()
+        if share is not None
+    }
