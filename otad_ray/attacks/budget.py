@@ -63,7 +63,7 @@ class Budget:
         if self.norm == "linf":
             return self.clip(inputs + (moved - inputs).clamp(-eps, eps))
         delta = moved - inputs
-        length = perturbation_norm(delta, "l2").to(delta.dtype)
+        length = torch.linalg.vector_norm(delta.flatten(1), dim=1)
         # Clipping towards inputs that lie within the bounds only shortens.
         return self.clip(inputs + delta * _rows(torch.clamp(eps / length.clamp_min(1e-30), max=1.0), delta))
 
@@ -91,7 +91,7 @@ class Budget:
         """The move of length `size` along which a linear function with this gradient (B, *shape) grows most."""
         if self.norm == "linf":
             return size * gradient.sign()
-        length = perturbation_norm(gradient, "l2").to(gradient.dtype)
+        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         return gradient * _rows(size / length.clamp_min(1e-30), gradient)
 
     def random_point(self, inputs: Tensor, streams: Streams) -> Tensor:
@@ -112,7 +112,7 @@ def random_directions(streams: Streams, shape: torch.Size) -> Tensor:
 def perturbation_norm(delta: Tensor, norm: Norm) -> Tensor:
     """Norms (B,) of perturbations (B, *shape), float64."""
     flat = delta.flatten(1).double()
-    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+    return torch.linalg.vector_norm(flat, inf if norm == "linf" else 2, dim=1)
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ class _NevergradSearch(Attack):
     """
 
     kind: ClassVar[Kind] = "black_box"
-    norms: ClassVar[tuple[str, ...]] = ("l2",)
     evaluations: int = 850
     sigma: float = 0.15
 
@@ -113,6 +112,7 @@ class NevergradCW(_NevergradSearch):
     """
 
     chooses_norm: ClassVar[bool] = True
+    norms: ClassVar[tuple[str, ...]] = ("l2",)
     constant: float = 10.0
     confidence: float = 0.0
 
@@ -144,7 +144,7 @@ class NevergradCW(_NevergradSearch):
 
 @dataclass(frozen=True, kw_only=True)
 class NevergradProjected(_NevergradSearch):
-    """The same search within the budget: candidates are projected on it, the margin is maximized until it is positive."""
+    """The same search for the largest margin within the budget, by projected candidates, until one is misclassified."""
 
     def _progress(self, x: Tensor, y: Tensor) -> Progress:
         return Progress(x, y, Goal("margin"))

@@ -1,7 +1,18 @@
 """How fast: each measurement times this project and a reference in one process, on the same data."""
 
+from otad_ray.benchmarks.attacks import measure_pgd, measure_square
 from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.measurement import Measurement, best_of, machine, threads
 from otad_ray.benchmarks.search import flat_search_seconds, measure_search
 
-__all__ = ["Measurement", "best_of", "flat_search_seconds", "machine", "measure_cip", "measure_search", "threads"]
+__all__ = [
+    "Measurement",
+    "best_of",
+    "flat_search_seconds",
+    "machine",
+    "measure_cip",
+    "measure_pgd",
+    "measure_search",
+    "measure_square",
+    "threads",
+]
