@@ -14,6 +14,7 @@ Norm = Literal["l2", "linf"]
 NORMS: tuple[str, ...] = get_args(Norm)
 # Shrinking a perturbation that rounding made too long moves it by roundings again.
 _ROUNDS = 4
+_INNER = 1 - 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,11 @@ class Budget:
         if self.norm not in NORMS:
             raise InputError(f"unknown norm {self.norm!r}; known: {', '.join(NORMS)}")
 
+    @property
+    def inner_eps(self) -> float:
+        """The radius less a little: what is added to an input is rounded."""
+        return _INNER * self.eps
+
     def check_inputs(self, inputs: Tensor) -> None:
         """InputError for inputs (B, *shape) that are not finite or not within the bounds."""
         if not bool(torch.isfinite(inputs).all()):
@@ -53,35 +59,39 @@ class Budget:
         """`moved` (B, *shape) brought back into the budget around inputs, up to rounding."""
         if self.eps == inf:
             return self.clip(moved)
+        eps = self.inner_eps
         if self.norm == "linf":
-            return self.clip(inputs + (moved - inputs).clamp(-self.eps, self.eps))
+            return self.clip(inputs + (moved - inputs).clamp(-eps, eps))
         delta = moved - inputs
-        length = perturbation_norm(delta, "l2").to(delta.dtype)
+        length = torch.linalg.vector_norm(delta.flatten(1), dim=1)
         # Clipping towards inputs that lie within the bounds only shortens.
-        return self.clip(inputs + delta * _rows(torch.clamp(self.eps / length.clamp_min(1e-30), max=1.0), delta))
+        return self.clip(inputs + delta * _rows(torch.clamp(eps / length.clamp_min(1e-30), max=1.0), delta))
 
     def finish(self, inputs: Tensor, moved: Tensor) -> Tensor:
-        """`moved` within the budget to the last digit, measured in float64."""
-        moved = self.project(inputs, moved)
+        """`moved` within the budget to the last digit, measured in float64; what is within it stays as it is."""
+        moved = self.clip(moved)
         if self.eps == inf:
             return moved
+        over = self._outside(inputs, moved)
+        moved = torch.where(_rows(over, moved), self.project(inputs, moved), moved)
         for _ in range(_ROUNDS):
-            delta = moved.double() - inputs.double()
-            length = perturbation_norm(delta, self.norm)
-            over = length > self.eps
+            over = self._outside(inputs, moved)
             if not bool(over.any()):
                 return moved
-            # A little more than needed: what is added to an input is rounded again.
-            shrink = torch.where(over, (1 - 1e-6) * self.eps / length.clamp_min(1e-300), 1.0)
+            delta = moved.double() - inputs.double()
+            shrink = torch.where(over, self.inner_eps / perturbation_norm(delta, self.norm).clamp_min(1e-300), 1.0)
             moved = self.clip((inputs.double() + delta * _rows(shrink, delta)).to(moved.dtype))
-        over = perturbation_norm(moved.double() - inputs.double(), self.norm) > self.eps
-        return torch.where(_rows(over, moved), inputs, moved)
+        return torch.where(_rows(self._outside(inputs, moved), moved), inputs, moved)
+
+    def _outside(self, inputs: Tensor, moved: Tensor) -> Tensor:
+        """Where (B,) a perturbation is too long, or not a number."""
+        return ~(perturbation_norm(moved.double() - inputs.double(), self.norm) <= self.eps)
 
     def step(self, gradient: Tensor, size: float) -> Tensor:
         """The move of length `size` along which a linear function with this gradient (B, *shape) grows most."""
         if self.norm == "linf":
             return size * gradient.sign()
-        length = perturbation_norm(gradient, "l2").to(gradient.dtype)
+        length = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
         return gradient * _rows(size / length.clamp_min(1e-30), gradient)
 
     def random_point(self, inputs: Tensor, streams: Streams) -> Tensor:
@@ -102,7 +112,7 @@ def random_directions(streams: Streams, shape: torch.Size) -> Tensor:
 def perturbation_norm(delta: Tensor, norm: Norm) -> Tensor:
     """Norms (B,) of perturbations (B, *shape), float64."""
     flat = delta.flatten(1).double()
-    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+    return torch.linalg.vector_norm(flat, inf if norm == "linf" else 2, dim=1)
 
 
 def _rows(values: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,13 @@ def margin(logits: Tensor, y: Tensor) -> Tensor:
     right = logits.gather(1, y.unsqueeze(1)).squeeze(1)
     others = logits.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
     value = others - right
-    return torch.where(torch.isfinite(logits).all(1), value, torch.inf)
+    return torch.where(are_finite(logits), value, torch.inf)
+
+
+def are_finite(logits: Tensor) -> Tensor:
+    """Rows (B,) of logits (B, C) without NaN and infinite values."""
+    # Several times as fast as torch.isfinite, and asked for at every query.
+    return logits.abs().amax(1) < torch.inf
 
 
 @dataclass(frozen=True)
@@ -48,4 +54,4 @@ class Goal:
         """Where nothing is left to gain (B,): the prediction is wrong. A regressor's error can always grow."""
         if y.is_floating_point():
             return torch.zeros(len(y), dtype=torch.bool, device=y.device)
-        return (logits.argmax(1) != y) | ~torch.isfinite(logits).all(1)
+        return (logits.argmax(1) != y) | ~are_finite(logits)

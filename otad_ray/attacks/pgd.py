@@ -66,6 +66,7 @@ class PGD(Attack):
         moved: Tensor,
     ) -> None:
         size = self.relative_step * budget.eps / self.steps
+        origin = x[rows]
         for _ in range(self.steps):
             if not len(rows):
                 return
@@ -75,8 +76,10 @@ class PGD(Attack):
             progress.see_gradients(rows, zero, found.gradient_queries)
             # A zero gradient stays zero where it is deterministic, and a smoothed one is zero only by being stuck too.
             going = ~(progress.reached[rows] | zero)
-            rows, moved = rows[going], moved[going]
-            moved = budget.project(x[rows], moved + budget.step(found.gradient[going], size))
+            gradient = found.gradient
+            if not bool(going.all()):
+                rows, moved, gradient, origin = rows[going], moved[going], gradient[going], origin[going]
+            moved = budget.project(origin, moved + budget.step(gradient, size))
         if len(rows):
             progress.evaluate(defense, rows, moved)
 

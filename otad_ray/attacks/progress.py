@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.attacks.attack import AttackResult, check_logits
+from otad_ray.attacks.budget import perturbation_norm
 from otad_ray.attacks.goals import Goal
 
 
@@ -41,13 +42,19 @@ class Progress:
         y = self._y[rows]
         scores = self._goal.scores(logits, y).to(self.scores)
         reached = self._goal.reached(logits, y)
-        # Equal logits can be a misprediction or not: the first of them counts.
-        better = (scores > self.scores[rows]) | (reached & ~self.reached[rows])
-        self.best[rows[better]] = moved[better]
-        self.scores[rows[better]] = scores[better]
-        self.reached[rows] |= reached
+        better = self._better(rows, moved, scores, reached).nonzero().squeeze(1)
+        if len(better):
+            places = rows[better]
+            self.best[places] = moved[better]
+            self.scores[places] = scores[better]
+            self.reached[places] |= reached[better]
         self._queries.index_add_(0, rows.cpu(), queries)
         return scores
+
+    def _better(self, rows: Tensor, moved: Tensor, scores: Tensor, reached: Tensor) -> Tensor:
+        """Which examples (n,) replace the best ones so far."""
+        # Equal logits can be a misprediction or not: the first of them counts.
+        return (scores > self.scores[rows]) | (reached & ~self.reached[rows])
 
     def see_gradients(self, rows: Tensor, zero: Tensor, queries: Tensor) -> None:
         """Count gradients that cost so many queries (n,), and those that vanished (n,)."""
@@ -64,3 +71,16 @@ class Progress:
             gradient_queries=self._gradient_queries,
             zero_gradient_share=self._zero_gradients.double() / self._gradients.double(),
         )
+
+
+class ClosestProgress(Progress):
+    """Bookkeeping of an attack that chooses the norm: of examples that reach the goal the closest (l2) is the best."""
+
+    def __init__(self, x: Tensor, y: Tensor, goal: Goal) -> None:
+        super().__init__(x, y, goal)
+        self._x = x
+
+    def _better(self, rows: Tensor, moved: Tensor, scores: Tensor, reached: Tensor) -> Tensor:
+        x, first = self._x[rows], ~self.reached[rows]
+        closer = perturbation_norm(moved - x, "l2") < perturbation_norm(self.best[rows] - x, "l2")
+        return torch.where(reached, first | closer, first & (scores > self.scores[rows]))

@@ -40,6 +40,10 @@ class Streams:
         """A seed below 2^31 per sample, for libraries with generators of their own."""
         return [int(torch.randint(2**31 - 1, (1,), generator=generator)) for generator in self._generators]
 
+    def shared_seed(self) -> int:
+        """One seed below 2^31 that depends on all streams in their order, for libraries that draw for a whole batch."""
+        return _mixed(*self.seeds()) % 2**31
+
     def _stacked(self, draws: list[Tensor], shape: tuple[int, ...]) -> Tensor:
         return torch.stack(draws) if draws else torch.empty(0, *shape)
 

@@ -1,5 +1,6 @@
 """How fast: each measurement times this project and a reference in one process, on the same data."""
 
+from otad_ray.benchmarks.attacks import measure_pgd, measure_square
 from otad_ray.benchmarks.certification import measure_certificates
 from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.measurement import Measurement, best_of, machine, threads
@@ -12,6 +13,8 @@ __all__ = [
     "machine",
     "measure_certificates",
     "measure_cip",
+    "measure_pgd",
     "measure_search",
+    "measure_square",
     "threads",
 ]

@@ -30,7 +30,15 @@ from otad_ray.errors import InputError
 logger = logging.getLogger(__name__)
 
 _ATTACKS = ("noise", "fgsm", "transfer", "neighbor_aware", "pgd", "smoothed_pgd", "bpda_pgd", "square_500")
-_COSTLY_ATTACKS = ("square_2000", "cw_ngopt_0.1", "cw_ngopt_0.15", "cw_ngopt_0.2", "cw_ngopt_projected", "autoattack")
+_COSTLY_ATTACKS = (
+    "pgd_200",
+    "square_2000",
+    "cw_ngopt_0.1",
+    "cw_ngopt_0.15",
+    "cw_ngopt_0.2",
+    "cw_ngopt_projected",
+    "autoattack",
+)
 _EPS: dict[tuple[str, str], tuple[float, ...]] = {
     ("classification", "l2"): (0.5, 1.0, 2.0, 3.0),
     ("classification", "linf"): (0.05, 0.1, 0.2, 0.3),

@@ -46,6 +46,8 @@ KIND = "sweep"
 # Of every sample and defense: what two sweeps of the same samples are compared by.
 OUTCOMES = "outcomes.parquet"
 _TABLE = "report.txt"
+# Pairs of attacks, the second with twice the iterations.
+DOUBLED = (("pgd", "pgd_200"),)
 # MLflow's steps are whole numbers.
 STEPS_PER_EPS = 1000
 
@@ -148,6 +150,7 @@ def _results(workspace: Workspace, plan: SweepPlan, swept: Sequence[SweptDefense
             kinds={item.name: item.attack.kind for item in plan.attacks},
             certificates=certificates,
             net_records=records.get(net),
+            doubled=DOUBLED,
             unbounded_eps={} if plan.sanity is None else {plan.sanity.norm: plan.sanity.eps},
         )
         reported = _without_sanity(records[name], plan)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.cip import Regularity, Status
-from otad_ray.defenses import OTAD
+from otad_ray.defenses import OTAD, Undefended
 from otad_ray.errors import InputError
 from otad_ray.evaluation import (
     METRIC_COLUMNS,
@@ -217,7 +217,7 @@ def test_the_undefended_net_and_a_users_defense_have_features(otad: OTAD) -> Non
     y = torch.zeros(3, dtype=torch.int64)
     net = otad.backbone
     moved = (net.features(x_adv.flatten(1)) - net.features(x.flatten(1))).norm(dim=1).detach()
-    np.testing.assert_allclose(records(net, x, y, x_adv)["feature_distance"].to_numpy(), moved, rtol=1e-5)
+    np.testing.assert_allclose(records(Undefended(net), x, y, x_adv)["feature_distance"].to_numpy(), moved, rtol=1e-5)
     table = records(Detailed(), x, y, x_adv)
     np.testing.assert_allclose(table["feature_distance"].to_numpy() / table["l2"].to_numpy(), 3.0, rtol=1e-5)
     purified = records(Purified(net, otad.memory, otad.config), x, y, x_adv)
