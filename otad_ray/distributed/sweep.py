@@ -69,7 +69,7 @@ class SweepConfig(ActorJobConfig):
         rows_per_shard: samples attacked and written at a time, in cohorts of 50.
     """
 
-    defense: tuple[str, ...] = ("otad", "knn", "net")
+    defense: tuple[str, ...] = ("otad", "net")
     attacks: tuple[str, ...] | None = None
     costly_attacks: tuple[str, ...] | None = None
     costly_samples: int = 200
