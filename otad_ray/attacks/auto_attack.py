@@ -1,5 +1,6 @@
 """AutoAttack, standard version (Croce and Hein 2020), by pyautoattack."""
 
+import warnings
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Any, ClassVar
@@ -71,7 +72,9 @@ class AutoAttack(Attack):
         num_classes = watched.count_classes(x[rows[:1]])
         library = _library(watched, num_classes, budget, streams.take(rows).shared_seed(), x.device)
         # It seeds the generators of the whole process.
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), warnings.catch_warnings():
+            # Zero gradients and what Square gains are recorded, and flagged from the records.
+            warnings.filterwarnings("ignore", category=Warning, module="pyautoattack")
             found, _ = library.run_standard_evaluation(watched.images(x[rows]), y[rows], batch_size=len(rows))
         progress.evaluate(defense, rows, watched.samples(found))
         result = progress.result()

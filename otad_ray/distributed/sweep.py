@@ -36,7 +36,6 @@ _COSTLY_ATTACKS = (
     "cw_ngopt_0.1",
     "cw_ngopt_0.15",
     "cw_ngopt_0.2",
-    "cw_ngopt_projected",
     "autoattack",
 )
 _EPS: dict[tuple[str, str], tuple[float, ...]] = {
