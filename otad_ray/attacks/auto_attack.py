@@ -1,6 +1,6 @@
 """AutoAttack, standard version (Croce and Hein 2020), by pyautoattack."""
 
-import warnings
+import logging
 from dataclasses import dataclass, replace
 from math import ceil, sqrt
 from typing import Any, ClassVar
@@ -72,9 +72,7 @@ class AutoAttack(Attack):
         num_classes = watched.count_classes(x[rows[:1]])
         library = _library(watched, num_classes, budget, streams.take(rows).shared_seed(), x.device)
         # It seeds the generators of the whole process.
-        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []), warnings.catch_warnings():
-            # Zero gradients and what Square gains are recorded, and flagged from the records.
-            warnings.filterwarnings("ignore", category=Warning, module="pyautoattack")
+        with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             found, _ = library.run_standard_evaluation(watched.images(x[rows]), y[rows], batch_size=len(rows))
         progress.evaluate(defense, rows, watched.samples(found))
         result = progress.result()
@@ -96,6 +94,8 @@ def _library(watched: nn.Module, num_classes: int, budget: Budget, seed: int, de
     from pyautoattack import AutoAttack as Library
 
     library = Library(watched, norm=_NORMS[budget.norm], eps=budget.inner_eps, seed=seed, device=device)
+    # Zero gradients, and what Square gains on the others, are in the records, and flagged from them.
+    library.logger.setLevel(logging.ERROR)
     library.apgd_targeted.n_target_classes = library.fab.n_target_classes = min(_TARGETS, num_classes - 1)
     if num_classes < _LEAST_CLASSES:
         library.attacks_to_run.remove("apgd-t")

@@ -48,6 +48,8 @@ OUTCOMES = "outcomes.parquet"
 _TABLE = "report.txt"
 # Pairs of attacks, the second with twice the iterations.
 DOUBLED = (("pgd", "pgd_200"),)
+# What MLflow made of it, once.
+_TRACKED = ("run_id", "attack_runs", "compare")
 # MLflow's steps are whole numbers.
 STEPS_PER_EPS = 1000
 
@@ -98,6 +100,7 @@ def report_sweep(
     text = "\n\n".join(_table(workspace, plan, name, result) for name, result in results.items())
     print(text, file=sys.stderr)
     files = _write_files(workspace, plan, swept, results, directory, text)
+    before = read_manifest(directory, kind=KIND) if (directory / MANIFEST).is_file() else {}
     complete = all(output.manifest["complete"] for defense in swept for output in defense.outputs)
     manifest = {
         "kind": KIND,
@@ -110,8 +113,8 @@ def report_sweep(
         "eps": [budget.eps for budget in plan.budgets],
         "attacks": {item.name: to_jsonable(item.attack) | {"samples": item.samples} for item in plan.attacks},
         "defenses": {name: _described(defense, results[name]) for name, defense in _by_name(swept).items()},
-        "seconds": seconds + _previous(directory, "seconds", 0.0),
-        "run_id": _previous(directory, "run_id", None),
+        "seconds": seconds + (before.get("seconds") or 0.0),
+        **{field: before.get(field) for field in _TRACKED},
         "versions": versions(),
     }
     write_json(directory / MANIFEST, _finite(manifest))
@@ -303,12 +306,6 @@ def _bracket(report: RobustnessReport | RegressionReport) -> dict[str, Any]:
         for budget in report.budgets
         if isfinite(budget.eps)
     }
-
-
-def _previous(directory: Path, field: str, default: Any) -> Any:
-    if not (directory / MANIFEST).is_file():
-        return default
-    return read_manifest(directory, kind=KIND).get(field, default)
 
 
 def _finite(value: Any) -> Any:
