@@ -3,6 +3,7 @@
 from otad_ray.benchmarks.attacks import measure_pgd, measure_square
 from otad_ray.benchmarks.certification import measure_certificates
 from otad_ray.benchmarks.cip import measure_cip
+from otad_ray.benchmarks.forward import measure_forward
 from otad_ray.benchmarks.measurement import Measurement, best_of, machine, threads
 from otad_ray.benchmarks.search import flat_search_seconds, measure_search
 
@@ -13,6 +14,7 @@ __all__ = [
     "machine",
     "measure_certificates",
     "measure_cip",
+    "measure_forward",
     "measure_pgd",
     "measure_search",
     "measure_square",

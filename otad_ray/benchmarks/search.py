@@ -17,7 +17,7 @@ def measure_search(
     batches = queries.split(_BATCH_ROWS)
     with threads(num_threads):
         ours, found = best_of(2, lambda: torch.cat([memory.search(batch, neighbors)[0] for batch in batches]))
-        reference, positions = _flat_search(memory, queries, neighbors, repeats=2)
+        reference, positions = flat_search(memory, queries, neighbors, repeats=2)
     same = float((np.sort(found.numpy(), 1) == np.sort(positions, 1)).all(1).mean())
     return Measurement(
         name=f"search_{num_threads}_threads",
@@ -33,10 +33,11 @@ def measure_search(
 
 def flat_search_seconds(memory: NeighborMemory, neighbors: int) -> float:
     """Seconds of `IndexFlatL2.search` of every key of the memory, in one call, with the threads FAISS has."""
-    return _flat_search(memory, memory.keys, neighbors, repeats=1)[0]
+    return flat_search(memory, memory.keys, neighbors, repeats=1)[0]
 
 
-def _flat_search(memory: NeighborMemory, queries: Tensor, neighbors: int, *, repeats: int) -> tuple[float, np.ndarray]:
+def flat_search(memory: NeighborMemory, queries: Tensor, neighbors: int, *, repeats: int) -> tuple[float, np.ndarray]:
+    """Seconds of one call of `IndexFlatL2.search` on a memory's keys, the best of some, and the positions found."""
     import faiss
 
     index = faiss.IndexFlatL2(memory.keys.shape[1])

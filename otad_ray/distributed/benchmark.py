@@ -3,7 +3,7 @@
 import multiprocessing
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from otad_ray.artifacts import write_json
 from otad_ray.benchmarks import Measurement, best_of, flat_search_seconds, machine, measure_cip, measure_search, threads
+from otad_ray.distributed.benchmark_robustness import measure_attacks, measure_certification
 from otad_ray.distributed.cluster import check_num_actors, num_cores, ray_session
 from otad_ray.distributed.labels import LabelTask
 from otad_ray.distributed.memories import ensure_memory
@@ -44,24 +45,22 @@ class BenchmarkConfig(ActorJobConfig):
     """Options of the benchmark.
 
     Attributes:
-        parts: which measurements: any of cip, search, labels, memory.
+        parts: which measurements: any of cip, search, labels, memory, certification, attacks.
     """
 
-    parts: tuple[str, ...] = ("cip", "search", "labels", "memory")
+    parts: tuple[str, ...] = ("cip", "search", "labels", "memory", "certification", "attacks")
 
 
 def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     """Measure, print a table, log it; what the last line of the job's output says."""
-    known = {"cip": _measure_cip, "search": _measure_search, "labels": _measure_labels, "memory": _measure_memory}
     for part in config.parts:
-        if part not in known:
-            raise InputError(f"unknown part {part!r}; known: {', '.join(known)}")
+        if part not in _PARTS:
+            raise InputError(f"unknown part {part!r}; known: {', '.join(_PARTS)}")
     check_num_actors(config.num_actors, config.address)
     workspace = Workspace(config)
-    memory = ensure_memory(workspace, search=config.search)
     measurements = []
     for part in config.parts:
-        for measurement in known[part](config, memory):
+        for measurement in _PARTS[part](config, workspace):
             print(_line(measurement), file=sys.stderr, flush=True)
             measurements.append(measurement)
     described = machine()
@@ -76,7 +75,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         record = RunRecord(
             experiment=config.preset.name,
             kind="benchmark",
-            params={"parts": ",".join(config.parts), "rows": len(memory), **described},
+            params={"parts": ",".join(config.parts), "data_set": config.preset.data_set, **described},
             metrics={f"ratio_{item.name}": item.ratio for item in measurements}
             | {f"ours_{item.name}": item.ours for item in measurements}
             | {f"reference_{item.name}": item.reference for item in measurements},
@@ -94,8 +93,9 @@ def _line(item: Measurement) -> str:
     )
 
 
-def _measure_cip(config: BenchmarkConfig, memory: NeighborMemory) -> Iterator[Measurement]:
+def _measure_cip(config: BenchmarkConfig, workspace: Workspace) -> Iterator[Measurement]:
     """Rows of the memory with their leave-one-out neighbors, as they are and isometrically embedded."""
+    memory = ensure_memory(workspace, search=config.search)
     integration = config.preset.integration
     rows = torch.arange(min(_CIP_ROWS, len(memory)))
     near, _ = memory.search(memory.keys[rows], integration.neighbors, memory.ids[rows])
@@ -112,7 +112,8 @@ def _isometry(dimension: int, larger: int) -> Tensor:
     return torch.linalg.qr(directions).Q.T.contiguous()
 
 
-def _measure_search(config: BenchmarkConfig, memory: NeighborMemory) -> Iterator[Measurement]:
+def _measure_search(config: BenchmarkConfig, workspace: Workspace) -> Iterator[Measurement]:
+    memory = ensure_memory(workspace, search=config.search)
     queries = memory.keys[:: max(1, len(memory) // _QUERIES)][:_QUERIES].contiguous()
     for num_threads in sorted({1, num_cores()}):
         yield measure_search(
@@ -120,8 +121,9 @@ def _measure_search(config: BenchmarkConfig, memory: NeighborMemory) -> Iterator
         )
 
 
-def _measure_labels(config: BenchmarkConfig, memory: NeighborMemory) -> Iterator[Measurement]:
+def _measure_labels(config: BenchmarkConfig, workspace: Workspace) -> Iterator[Measurement]:
     """Rates of the label job by number of actors, of a plain loop, and of `IndexFlatL2.search` alone."""
+    memory = ensure_memory(workspace, search=config.search)
     neighbors, cores = config.preset.integration.neighbors, num_cores()
     task = LabelTask(str(memory.directory), config.search, config.preset.integration, dense=False)
     with threads(1):
@@ -172,8 +174,9 @@ def _label_directory(config: BenchmarkConfig, memory: NeighborMemory) -> Iterato
         )
 
 
-def _measure_memory(config: BenchmarkConfig, memory: NeighborMemory) -> Iterator[Measurement]:
+def _measure_memory(config: BenchmarkConfig, workspace: Workspace) -> Iterator[Measurement]:
     """Private memory of a process that labels rows as an actor does, for a tenth of the memory and the whole."""
+    memory = ensure_memory(workspace, search=config.search)
     tenth = slice(0, len(memory) // _MEMORY_GROWTH)
     with tempfile.TemporaryDirectory(dir=memory.directory.parent, prefix=".benchmark-") as directory:
         arrays = (memory.points, memory.features, memory.labels, memory.ids)
@@ -217,3 +220,13 @@ def _label_and_tell(task: LabelTask, rows: int, sender: Connection) -> None:
     (anonymous,) = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")]
     sender.send(1024 * int(anonymous))
     sender.close()
+
+
+_PARTS: Mapping[str, Callable[[BenchmarkConfig, Workspace], Iterator[Measurement]]] = {
+    "cip": _measure_cip,
+    "search": _measure_search,
+    "labels": _measure_labels,
+    "memory": _measure_memory,
+    "certification": measure_certification,
+    "attacks": measure_attacks,
+}
