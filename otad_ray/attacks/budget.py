@@ -12,9 +12,10 @@ from otad_ray.errors import InputError
 
 Norm = Literal["l2", "linf"]
 NORMS: tuple[str, ...] = get_args(Norm)
-# Shrinking a perturbation that rounding made too long moves it by roundings again.
-_ROUNDS = 4
-_INNER = 1 - 1e-6
+# What is added to an input is rounded: perturbations aim inside the radius by this part of it. Where that is not
+# enough, as in many dimensions with a small eps, by ten times as much, and so on.
+_SLACK = 1e-6
+_ROUNDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +38,8 @@ class Budget:
 
     @property
     def inner_eps(self) -> float:
-        """The radius less a little: what is added to an input is rounded."""
-        return _INNER * self.eps
+        """What perturbations aim at, so that they are no longer than eps once they are added to an input."""
+        return (1 - _SLACK) * self.eps
 
     def check_inputs(self, inputs: Tensor) -> None:
         """InputError for inputs (B, *shape) that are not finite or not within the bounds."""
@@ -74,12 +75,13 @@ class Budget:
             return moved
         over = self._outside(inputs, moved)
         moved = torch.where(_rows(over, moved), self.project(inputs, moved), moved)
-        for _ in range(_ROUNDS):
+        for attempt in range(_ROUNDS):
             over = self._outside(inputs, moved)
             if not bool(over.any()):
                 return moved
             delta = moved.double() - inputs.double()
-            shrink = torch.where(over, self.inner_eps / perturbation_norm(delta, self.norm).clamp_min(1e-300), 1.0)
+            aim = (1 - 10**attempt * _SLACK) * self.eps
+            shrink = torch.where(over, aim / perturbation_norm(delta, self.norm).clamp_min(1e-300), 1.0)
             moved = self.clip((inputs.double() + delta * _rows(shrink, delta)).to(moved.dtype))
         return torch.where(_rows(self._outside(inputs, moved), moved), inputs, moved)
 

@@ -22,6 +22,7 @@ from otad_ray.errors import InputError
 _COHORT = 100
 # Of one optimizer's ask and tell at 784 dimensions.
 _OWN_SECONDS = 6e-4
+_NEVER = 1e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,12 @@ class _NevergradSearch(Attack):
 
         values = nevergrad.p.Array(init=np.zeros(dimension)).set_mutation(sigma=self.sigma)
         values.random_state = np.random.RandomState(seed)
-        return nevergrad.optimizers.NGOpt(parametrization=values, budget=self.evaluations, num_workers=1)
+        optimizer = nevergrad.optimizers.NGOpt(parametrization=values, budget=self.evaluations, num_workers=1)
+        # With more evaluations than a quadratic has terms (850: below 40 dimensions) it fits one, which fails with
+        # NumPy 2.4 and draws from the process's generator.
+        if hasattr(optimizer.optim, "frequency_ratio"):
+            optimizer.optim.frequency_ratio = _NEVER
+        return optimizer
 
     @abstractmethod
     def _progress(self, x: Tensor, y: Tensor) -> Progress:

@@ -249,10 +249,8 @@ def _print_cost(plan: SweepPlan, swept: Sequence[SweptDefense], config: SweepCon
             if seconds >= 60:
                 eps = unit.task.budget.eps
                 lines.append(f"  {defense.source.name:<16}{unit.task.name:<20} eps {eps:<6g}{seconds / 60:8.1f} min")
-    print(
-        "\n".join([f"at most {total / 60:.1f} min on {actors} actors, more than a minute of it:", *lines]),
-        file=sys.stderr,
-    )
+    head = f"cost: at most {total / 60:.1f} min on {actors} actors{', of it:' if lines else ''}"
+    print("\n".join([head, *lines]), file=sys.stderr)
 
 
 def _stages(plan: SweepPlan, swept: Sequence[SweptDefense]) -> Iterator[list[tuple[ShardedDirectory, ShardTask]]]:
