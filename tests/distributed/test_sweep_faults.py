@@ -1,4 +1,4 @@
-"""A sweep killed in the middle: finished cohorts are not computed again, and the records are those of an unbroken run."""
+"""A sweep killed in the middle: finished cohorts are not computed again, and its records are those of another run."""
 
 import signal
 import subprocess
