@@ -65,7 +65,7 @@ class SweepConfig(ActorJobConfig):
         seed: of the samples and of the attacks.
         early_stop: do not attack a sample again that is broken already: the same worst case in less time, but then
             attacks cannot be compared.
-        rows_per_shard: samples attacked and written at a time, in cohorts of 50.
+        rows_per_shard: samples attacked and written at a time, in cohorts of 100.
     """
 
     defense: tuple[str, ...] = ("otad", "net")
@@ -254,12 +254,12 @@ def _print_cost(plan: SweepPlan, swept: Sequence[SweptDefense], config: SweepCon
 
 
 def _stages(plan: SweepPlan, swept: Sequence[SweptDefense]) -> Iterator[list[tuple[ShardedDirectory, ShardTask]]]:
-    """All work at once, the longest first; with early stop attack by attack, since each looks at those before it."""
+    """All work at once, what is cheap first; with early stop attack by attack, since each looks at those before it."""
     clean: list[Unit[CleanTask]] = [defense.clean for defense in swept]
     attacks: list[Unit[AttackTask]] = [unit for defense in swept for unit in defense.attacks]
     if not plan.early_stop:
-        longest = sorted(attacks, key=lambda unit: -unit.task.attack.cost.total)
-        yield [*((unit.output, unit.task) for unit in longest), *((unit.output, unit.task) for unit in clean)]
+        cheap_first = sorted(attacks, key=lambda unit: unit.task.attack.cost.total)
+        yield [*((unit.output, unit.task) for unit in clean), *((unit.output, unit.task) for unit in cheap_first)]
         return
     yield [(unit.output, unit.task) for unit in clean]
     for planned in plan.attacks:

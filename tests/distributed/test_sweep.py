@@ -210,7 +210,7 @@ def test_a_module_that_raises_costs_only_its_cohort(user, storage: Path, tmp_pat
         ({"defense": ("otadd",)}, "unknown defense 'otadd'; known: otad"),
         ({"defense": ("nowhere.py:build",)}, "no path/to/file.py:function"),
         ({"samples": 361}, "samples is 361, but test of digits has 360"),
-        ({"rows_per_shard": 70}, "multiple of 50"),
+        ({"rows_per_shard": 50}, "multiple of 100"),
     ],
 )
 def test_bad_input_before_any_training(tmp_path: Path, fields: dict, message: str) -> None:
