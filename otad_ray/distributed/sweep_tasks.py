@@ -126,12 +126,9 @@ class AttackTask:
             # One cohort that a user's module cannot answer must not cost the others their results.
             message = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
             logger.warning("%s on %s, ids %s: %s", self.name, self.source.name, batch.ids.tolist(), message)
-            definition = self.samples.preset.definition
             return failed_records(
                 batch.ids,
                 batch.y,
-                num_outputs=definition.num_outputs,
-                dimension=definition.dimension,
                 attack=self.name,
                 norm=self.budget.norm,
                 eps=self.budget.eps,

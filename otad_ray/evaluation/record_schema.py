@@ -6,6 +6,7 @@ A null says that something was not evaluated; NaN, -1 or "" that it does not app
 from enum import StrEnum
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from torch import Tensor
 
@@ -54,8 +55,8 @@ METRIC_COLUMNS = (
 )
 
 
-def record_schema(num_outputs: int, dimension: int, *, regression: bool = False) -> pa.Schema:
-    """Columns of attack records, for `num_outputs` logits and samples of `dimension` values.
+def record_schema(*, regression: bool = False) -> pa.Schema:
+    """Columns of attack records.
 
     clean_ columns are of the clean input, the others of the adversarial one (of the clean one where it is invalid).
     prediction: a class, -1 for none; in regression the value, NaN for none.
@@ -69,7 +70,8 @@ def record_schema(num_outputs: int, dimension: int, *, regression: bool = False)
     feature_distance: l2 distance of the adversarial and the clean feature. error: what was raised.
     """
     value = pa.float64() if regression else pa.int64()
-    logits = pa.list_(pa.float32(), num_outputs)
+    # Of any length: Parquet cannot give back a null among lists of a fixed one.
+    floats = pa.list_(pa.float32())
     return pa.schema(
         [
             ("id", pa.int64()),
@@ -79,8 +81,8 @@ def record_schema(num_outputs: int, dimension: int, *, regression: bool = False)
             ("norm", pa.string()),
             ("eps", pa.float64()),
             ("seed", pa.int64()),
-            ("clean_logits", logits),
-            ("logits", logits),
+            ("clean_logits", floats),
+            ("logits", floats),
             ("clean_prediction", value),
             ("prediction", value),
             ("clean_correct", pa.bool_()),
@@ -101,7 +103,7 @@ def record_schema(num_outputs: int, dimension: int, *, regression: bool = False)
             ("smoothness_used", pa.float64()),
             ("strong_convexity_used", pa.float64()),
             ("feature_distance", pa.float64()),
-            ("x_adv", pa.list_(pa.float32(), dimension)),
+            ("x_adv", floats),
         ]
     )
 
@@ -119,7 +121,8 @@ def _column(values: Any, kind: pa.DataType, num_rows: int) -> pa.Array:
     if not isinstance(values, Tensor):
         return pa.nulls(num_rows, kind) if values is None else pa.repeat(pa.scalar(values, kind), num_rows)
     array = values.detach().cpu().numpy()
-    if pa.types.is_fixed_size_list(kind):
-        flat = array.reshape(-1).astype(kind.value_type.to_pandas_dtype())
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), type=kind)
+    if pa.types.is_list(kind):
+        rows = np.ascontiguousarray(array.reshape(len(array), -1), dtype=np.float32)
+        offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
     return pa.array(array.astype(kind.to_pandas_dtype()), kind)

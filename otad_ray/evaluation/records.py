@@ -81,7 +81,7 @@ def attack_records(
         **{f"clean_{name}": values for name, values in _solver_columns(clean).items() if name in _CLEAN_SOLVER},
         **_solver_columns(attacked),
     }
-    schema = record_schema(clean.logits.shape[1], x[0].numel(), regression=y.is_floating_point())
+    schema = record_schema(regression=y.is_floating_point())
     return record_table(columns, schema, len(ids))
 
 
@@ -89,8 +89,6 @@ def failed_records(
     ids: Tensor,
     y: Tensor,
     *,
-    num_outputs: int,
-    dimension: int,
     attack: str,
     norm: Norm,
     eps: float,
@@ -110,7 +108,7 @@ def failed_records(
         "status": RecordStatus.ATTACK_ERROR.value,
         "error": error,
     }
-    return record_table(columns, record_schema(num_outputs, dimension, regression=y.is_floating_point()), len(ids))
+    return record_table(columns, record_schema(regression=y.is_floating_point()), len(ids))
 
 
 def skipped_records(earlier: pa.Table, *, attack: str, norm: Norm, eps: float, seed: int) -> pa.Table:

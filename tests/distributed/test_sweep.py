@@ -117,8 +117,9 @@ def test_a_rerun_computes_and_tracks_nothing(result: dict, storage: Path) -> Non
 
 
 def test_shards_and_actors_change_no_record(result: dict, storage: Path, tmp_path: Path) -> None:
-    other = run_attack_sweep(config(trained(storage, tmp_path), num_actors=1, rows_per_shard=100, defense=("otad",)))
-    assert records(other, "otad").equals(records(result, "otad"))
+    other = run_attack_sweep(config(trained(storage, tmp_path), num_actors=1, rows_per_shard=200, defense=("otad",)))
+    # As text: NaN is no NaN.
+    assert str(records(other, "otad").to_pylist()) == str(records(result, "otad").to_pylist())
 
 
 def test_early_stop_has_the_same_worst_case(result: dict, storage: Path) -> None:
@@ -186,19 +187,19 @@ def test_a_wrong_certificate_is_caught(user, storage: Path) -> None:
 def test_a_module_that_raises_costs_only_its_cohort(user, storage: Path, tmp_path: Path) -> None:
     seed = 5
     test = load_all(open_split(data_set("digits"), "test"))
-    order = np.random.default_rng(seed).permutation(len(test.ids))[:100]
+    order = np.random.default_rng(seed).permutation(len(test.ids))[:200]
     # A value that occurs in the second cohort only.
-    first, second = (set(test.x[order[part], 0, 0, 2].tolist()) for part in (slice(50), slice(50, 100)))
+    first, second = (set(test.x[order[part], 0, 0, 2].tolist()) for part in (slice(100), slice(100, 200)))
     (value, *_) = sorted(second - first)
     defense = (f"{user(value=value)}:build",)
     (tmp_path / "broken").touch()
-    mine = config(storage, defense=defense, attacks=("noise",), samples=100, eps=(0.5,), seed=seed)
-    with pytest.raises(InputError, match=r"noise at eps 0.5 on 'mine.build' raised on 50 samples.*out of cheese"):
+    mine = config(storage, defense=defense, attacks=("noise",), samples=200, eps=(0.5,), seed=seed)
+    with pytest.raises(InputError, match=r"noise at eps 0.5 on 'mine.build' raised on 100 samples.*out of cheese"):
         run_attack_sweep(mine)
     kept = {path: path.stat().st_mtime_ns for path in storage.rglob("shard-00000.parquet")}
     (tmp_path / "broken").unlink()
     mended = run_attack_sweep(mine)
-    assert records(mended, "mine.build")["status"].to_pylist() == ["ok"] * 100
+    assert records(mended, "mine.build")["status"].to_pylist() == ["ok"] * 200
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
@@ -238,16 +239,19 @@ def test_an_attack_that_does_not_fit_the_data(tmp_path: Path) -> None:
 
 
 def test_a_regression_is_attacked_too(tmp_path: Path) -> None:
-    preset = PRESETS["gaussian_classes"]
-    assert preset.definition.task == "classification"
-    result = run_attack_sweep(
-        config(
-            tmp_path,
-            preset=replace(preset, training=replace(preset.training, epochs=1)),
-            attacks=None,
-            samples=50,
-            eps=(0.5,),
-            norm="linf",
-        )
+    preset = PRESETS["wine_quality_red"]
+    rows = np.random.default_rng(0).normal(size=(150, 4)).astype(np.float32)
+    columns = {f"c{place}": rows[:, place] for place in range(4)} | {"label": rows @ [1.0, -1.0, 0.5, 0.0]}
+    (tmp_path / "mine").mkdir()
+    pq.write_table(pa.table(columns), tmp_path / "mine" / "rows.parquet")
+    quick = replace(
+        preset,
+        data_set=str(tmp_path / "mine"),
+        backbone=replace(preset.backbone, num_blocks=1),
+        training=replace(preset.training, epochs=5),
     )
-    assert 0 <= result["brackets"]["otad"]["0.5"]["worst_case"] < 1
+    result = run_attack_sweep(config(tmp_path / "root", preset=quick, attacks=None, samples=20, eps=(0.1, 0.5)))
+    worst = [result["brackets"]["otad"][eps]["worst_mse"] for eps in ("0.1", "0.5")]
+    assert 0 < worst[0] < worst[1]
+    text = (Path(result["sweep"]) / "report.txt").read_text()
+    assert all(name in text for name in ("SMAPE", "noise", "bpda_pgd", "transfer"))

@@ -5,8 +5,8 @@ import pyarrow as pa
 
 from otad_ray.evaluation import METRIC_COLUMNS, record_schema
 
-SCHEMA = record_schema(2, 1)
-REGRESSION = record_schema(1, 1, regression=True)
+SCHEMA = record_schema()
+REGRESSION = record_schema(regression=True)
 
 
 def rows(attack: str, eps: float, robust, *, norm: str = "l2", right=None, ids=None, regression=False, **columns):
