@@ -267,21 +267,23 @@ def _stages(plan: SweepPlan, swept: Sequence[SweptDefense]) -> Iterator[list[tup
 
 
 def _raise_errors(swept: Sequence[SweptDefense]) -> None:
-    failed = [
-        (defense.source.name, unit)
+    """InputError with the first of the errors that cohorts ended with."""
+    incomplete = [
+        (defense.source.name, what, output)
         for defense in swept
-        for unit in defense.attacks
-        if not unit.output.manifest["complete"]
+        for what, output in (
+            *((f"{unit.task.name} at eps {unit.task.budget.eps:g}", unit.output) for unit in defense.attacks),
+            ("evaluation", defense.clean.output),
+        )
+        if not output.manifest["complete"]
     ]
-    if not failed:
-        return
-    name, unit = failed[0]
-    for _, table in unit.output.tables(("id", "status", "error")):
-        broken = [row for row in table.to_pylist() if row["status"] in RETRYABLE_RECORDS]
+    for name, what, output in incomplete:
+        rows = [row for _, table in output.tables(("id", "status", "error")) for row in table.to_pylist()]
+        broken = [row for row in rows if row["status"] in RETRYABLE_RECORDS]
         if broken:
             ids = [row["id"] for row in broken]
             raise InputError(
-                f"{unit.task.name} at eps {unit.task.budget.eps:g} on {name!r} raised on {len(ids)} samples, ids "
-                f"{ids[:10]}{'...' if len(ids) > 10 else ''}: {broken[0]['error']}; {len(failed)} of the "
-                "sweep's results lack samples. All others are kept: mend it and run the same command again"
+                f"{what} on {name!r} raised on {len(ids)} samples, ids {ids[:10]}{'...' if len(ids) > 10 else ''}: "
+                f"{broken[0]['error']}; {len(incomplete)} of the sweep's results lack samples. "
+                "All others are kept: mend it and run the same command again"
             )

@@ -17,7 +17,14 @@ from otad_ray.data import Batch, DataFolders, Rows, Split, open_split
 from otad_ray.distributed.defenses import DefenseSource
 from otad_ray.distributed.sharded_run import Compute
 from otad_ray.distributed.shards import ShardedDirectory
-from otad_ray.evaluation import RecordStatus, attack_records, clean_records, failed_records, skipped_records
+from otad_ray.evaluation import (
+    RecordStatus,
+    attack_records,
+    clean_records,
+    failed_clean_records,
+    failed_records,
+    skipped_records,
+)
 from otad_ray.presets import Preset
 
 logger = logging.getLogger(__name__)
@@ -124,8 +131,6 @@ class AttackTask:
             )
         except Exception as error:
             # One cohort that a user's module cannot answer must not cost the others their results.
-            message = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
-            logger.warning("%s on %s, ids %s: %s", self.name, self.source.name, batch.ids.tolist(), message)
             return failed_records(
                 batch.ids,
                 batch.y,
@@ -134,7 +139,7 @@ class AttackTask:
                 eps=self.budget.eps,
                 seed=self._seed,
                 cohort=cohort,
-                error=message,
+                error=_told(self.name, self.source, batch, error),
             )
 
     @property
@@ -149,6 +154,13 @@ class AttackTask:
         table = pa.concat_tables(found)
         _, first = np.unique(table["id"].to_numpy(), return_index=True)
         return table.take(pa.array(first))
+
+
+def _told(what: str, source: DefenseSource, batch: Batch, error: Exception) -> str:
+    """The error as it goes into the records, said in the log too."""
+    message = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+    logger.warning("%s on %s, ids %s: %s", what, source.name, batch.ids.tolist(), message)
+    return message
 
 
 def _broken_in(directory: str, batch: Batch) -> Iterator[pa.Table]:
@@ -191,6 +203,9 @@ class CleanTask:
         )
 
     def _records(self, defense: nn.Module, batch: Batch) -> pa.Table:
-        certificate = certified_radius(defense, batch.x) if self.certified else None
-        net = self.source.open_guide(self.search).backbone
-        return clean_records(defense, net, batch, certificate)
+        try:
+            certificate = certified_radius(defense, batch.x) if self.certified else None
+            net = self.source.open_guide(self.search).backbone
+            return clean_records(defense, net, batch, certificate)
+        except Exception as error:
+            return failed_clean_records(batch, _told("clean samples", self.source, batch, error))

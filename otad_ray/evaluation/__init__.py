@@ -1,7 +1,7 @@
 """Metrics and figures of labels and defenses, and honest records of attacks on them."""
 
 from otad_ray.evaluation.certified import broken_certificates, certified_samples, required_radius
-from otad_ray.evaluation.clean_records import clean_records
+from otad_ray.evaluation.clean_records import clean_records, failed_clean_records
 from otad_ray.evaluation.flags import AttackKind, Evidence, Flag
 from otad_ray.evaluation.honesty import find_flags
 from otad_ray.evaluation.label_statistics import LabelStatistics, label_figure
@@ -44,6 +44,7 @@ __all__ = [
     "eps_text",
     "evaluate_batch",
     "example_figure",
+    "failed_clean_records",
     "failed_records",
     "find_flags",
     "find_regressions",

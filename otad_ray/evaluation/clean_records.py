@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from otad_ray.cip import Status
 from otad_ray.data import Batch
 from otad_ray.evaluation.metrics import relative_error
+from otad_ray.evaluation.record_schema import RecordStatus
 from otad_ray.evaluation.standard import NO_PREDICTION
 from otad_ray.evaluation.verification import defense_outputs
 from otad_ray.models import Backbone
@@ -21,7 +22,8 @@ _OK = "ok"
 def clean_records(
     defense: nn.Module, net: Backbone, batch: Batch, certificate: tuple[Tensor, list[str]] | None
 ) -> pa.Table:
-    """A row per sample: id, label, prediction, clean_correct, radius, method, relative_error, status.
+    """A row per sample: id, label, prediction, clean_correct, radius, method, relative_error, status,
+    error.
 
     net: the undefended one, whose features R(x) are the reference of the relative error RE (NaN without a feature).
     certificate: radius (B,) and method; without one the radius is 0 and the method "".
@@ -45,4 +47,23 @@ def clean_records(
     columns["status"] = (
         [_OK] * len(batch.y) if solution is None else [Status(code).label for code in solution.status.tolist()]
     )
-    return pa.table(columns)
+    return pa.table({**columns, "error": [""] * len(batch.y)})
+
+
+def failed_clean_records(batch: Batch, error: str) -> pa.Table:
+    """Records of samples that the defense raised `error` on: not right, and with no radius."""
+    count = len(batch.y)
+    regression = batch.y.is_floating_point()
+    return pa.table(
+        {
+            "id": batch.ids.numpy(),
+            "label": batch.y.numpy(),
+            "prediction": np.full(count, np.nan, np.float32) if regression else np.full(count, NO_PREDICTION),
+            "clean_correct": pa.nulls(count, pa.bool_()) if regression else np.zeros(count, dtype=bool),
+            "radius": np.zeros(count),
+            "method": pa.array([""] * count, pa.string()),
+            "relative_error": np.full(count, np.nan),
+            "status": [RecordStatus.ATTACK_ERROR.value] * count,
+            "error": [error] * count,
+        }
+    )
