@@ -29,9 +29,10 @@ from otad_ray.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-_ATTACKS = ("noise", "fgsm", "transfer", "neighbor_aware", "pgd", "smoothed_pgd", "bpda_pgd", "square_500")
+_ATTACKS = ("noise", "fgsm", "transfer", "neighbor_aware", "pgd", "bpda_pgd", "square_500")
 _COSTLY_ATTACKS = (
     "pgd_200",
+    "smoothed_pgd",
     "square_2000",
     "cw_ngopt_0.1",
     "cw_ngopt_0.15",
