@@ -14,8 +14,8 @@ from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
 # noise and one_step are baselines that a stronger attack must beat; black_box asks for outputs only; surrogate
-# optimizes something else than the defense (another net, distances to training points).
-Kind = Literal["noise", "one_step", "gradient", "black_box", "surrogate"]
+# optimizes something else than the defense (another net, distances to training points); ensemble joins several.
+Kind = Literal["noise", "one_step", "gradient", "black_box", "surrogate", "ensemble"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,11 @@ class Attack(ABC):
     """An attack with its settings; frozen, so that a name stands for one attack.
 
     kind: what it needs, for the comparisons between attacks. chooses_norm: it is run once, with an infinite eps.
-    norms, tasks: what it can do.
+    norms, tasks: what it can do. revision: to be raised with a change of what it finds, lest old records pass for new.
     """
 
     kind: ClassVar[Kind]
+    revision: ClassVar[int] = 1
     chooses_norm: ClassVar[bool] = False
     norms: ClassVar[tuple[str, ...]] = NORMS
     tasks: ClassVar[tuple[str, ...]] = ("classification",)

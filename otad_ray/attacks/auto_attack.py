@@ -37,7 +37,7 @@ class AutoAttack(Attack):
     the samples of the batch that were attacked, and rounded up. A sample that is not broken stays as it was.
     """
 
-    kind: ClassVar[Kind] = "gradient"
+    kind: ClassVar[Kind] = "ensemble"
 
     @property
     def cost(self) -> Cost:

@@ -47,7 +47,9 @@ class Budget:
             raise InputError("inputs hold NaN or infinite values; remove or repair those samples")
         if self.bounds is not None and inputs.numel():
             least, largest = float(inputs.min()), float(inputs.max())
-            if least < self.bounds[0] or largest > self.bounds[1]:
+            # In the inputs' precision: 0.1 is a little more in float32.
+            low, high = inputs.new_tensor(self.bounds).tolist()
+            if least < low or largest > high:
                 raise InputError(
                     f"inputs lie in [{least:.6g}, {largest:.6g}], outside the data set's bounds {list(self.bounds)}"
                 )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from otad_ray.attacks.attack import Attack
 from otad_ray.attacks.auto_attack import AutoAttack
+from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.gradients import BackwardPassGradient, SmoothedGradient
 from otad_ray.attacks.neighbor_aware import NeighborAware
 from otad_ray.attacks.nevergrad_cw import NevergradCW, NevergradProjected
@@ -21,6 +22,8 @@ ATTACKS: Mapping[str, Attack] = {
     "bpda_pgd": PGD(steps=100, gradient=BackwardPassGradient()),
     # Whether twice the iterations move much.
     "pgd_200": PGD(steps=200),
+    # The margin's gradient does not vanish where the net is sure of itself.
+    "pgd_restarts": PGD(steps=100, restarts=5, goal=Goal("margin")),
     "transfer": Transfer(),
     "neighbor_aware": NeighborAware(),
     "square_500": Square(queries=500),

@@ -13,8 +13,8 @@ from otad_ray.evaluation.record_schema import RecordStatus
 
 Severity = Literal["grave", "warning", "info"]
 # gradient: iterative, with gradients of any kind. one_step: with one gradient. noise: blind to the defense. surrogate:
-# with gradients of something else, such as another net or distances to training points.
-AttackKind = Literal["gradient", "one_step", "black_box", "surrogate", "noise"]
+# with gradients of something else, such as another net or distances to training points. ensemble: of several kinds.
+AttackKind = Literal["gradient", "one_step", "black_box", "surrogate", "ensemble", "noise"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +37,7 @@ class Evidence:
 
     kinds: of every attack in the records. certificates: as described in `otad_ray.evaluation.certified`.
     net_records: of the undefended net, under the same attacks. unbounded_eps: by norm, a budget at which nothing can be
-    robust. doubled: pairs of an attack and the same attack with twice the iterations.
+    robust. doubled: pairs of an attack and the same attack with twice the iterations. clean: of `clean_records`.
 
     Raises InputError for an attack without a kind.
     """
@@ -48,6 +48,7 @@ class Evidence:
     net_records: pa.Table | None = None
     unbounded_eps: Mapping[str, float] = field(default_factory=dict)
     doubled: tuple[tuple[str, str], ...] = ()
+    clean: pa.Table | None = None
 
     def __post_init__(self) -> None:
         for attack in self.records["attack"].unique().to_pylist():

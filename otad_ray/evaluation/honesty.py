@@ -14,6 +14,8 @@ from otad_ray.evaluation.flags import Evidence, Flag, Severity
 from otad_ray.evaluation.record_checks import (
     attack_errors,
     broken_certificate,
+    clean_differs,
+    crossed_bracket,
     invalid_examples,
     repeated_evaluations,
     rising_curve,
@@ -35,7 +37,14 @@ class Check(Protocol):
 # Of all records, of regressions too.
 ROW_CHECKS: tuple[Check, ...] = (repeated_evaluations, invalid_examples, attack_errors, unsolved_rows, zero_gradients)
 # Of classifiers.
-CLASSIFIER_CHECKS: tuple[Check, ...] = (broken_certificate, zero_budget, unbounded_budget, rising_curve)
+CLASSIFIER_CHECKS: tuple[Check, ...] = (
+    broken_certificate,
+    crossed_bracket,
+    clean_differs,
+    zero_budget,
+    unbounded_budget,
+    rising_curve,
+)
 # Between the attacks on a classifier, each on its own: not where an attack was spared what another had broken.
 COMPARISONS: tuple[Check, ...] = (
     masked_gradients,

@@ -1,13 +1,14 @@
 """Checks of the records of single attacks; each yields its flags."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from math import inf
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from otad_ray.evaluation.certified import broken_certificates
+from otad_ray.evaluation.certified import broken_certificates, certified_samples, required_radius
 from otad_ray.evaluation.flags import Evidence, Flag, place
 from otad_ray.evaluation.outcomes import flags_of, has_status, shared
 from otad_ray.evaluation.proportions import mcnemar_less
@@ -24,13 +25,12 @@ def broken_certificate(evidence: Evidence) -> Iterator[Flag]:
     """A verified example inside a certified ball: the proof, its code or the certified defense is wrong."""
     ids = () if evidence.certificates is None else broken_certificates(evidence.records, evidence.certificates)
     if ids:
-        named = ", ".join(map(str, ids[:_NAMED_IDS])) + (", ..." if len(ids) > _NAMED_IDS else "")
         yield Flag(
             name="broken_certificate",
             severity="grave",
             value=len(ids),
             threshold=0,
-            message=f"{len(ids)} certificates are refuted by examples inside their balls; ids {named}",
+            message=f"{len(ids)} certificates are refuted by examples inside their balls; ids {_named(ids)}",
         )
 
 
@@ -125,14 +125,68 @@ def zero_budget(evidence: Evidence) -> Iterator[Flag]:
             )
 
 
+def clean_differs(evidence: Evidence) -> Iterator[Flag]:
+    """Predictions without an attack that are not the same in all records: then no two of them can be compared."""
+    if evidence.clean is None:
+        return
+    known = pc.invert(pc.is_in(evidence.records["status"], pa.array([RecordStatus.ATTACK_ERROR.value])))
+    records = evidence.records.filter(known)
+    clean = evidence.clean.filter(pc.not_equal(evidence.clean["status"], RecordStatus.ATTACK_ERROR.value))
+    ids = clean["id"].to_numpy()
+    order = np.argsort(ids)
+    place = np.searchsorted(ids, records["id"].to_numpy(), sorter=order).clip(max=max(len(ids) - 1, 0))
+    if not len(ids):
+        return
+    there = ids[order[place]] == records["id"].to_numpy()
+    other = clean["prediction"].to_numpy()[order[place]] != records["clean_prediction"].to_numpy()
+    changed = np.unique(records["id"].to_numpy()[there & other])
+    if len(changed):
+        yield Flag(
+            name="clean_differs",
+            severity="grave",
+            value=len(changed),
+            threshold=0,
+            message=f"{len(changed)} samples are predicted differently without an attack in different records; "
+            f"ids {_named(changed)}",
+        )
+
+
+def crossed_bracket(evidence: Evidence) -> Iterator[Flag]:
+    """Certified samples that are broken by no example but by the lack of an answer: a proof should give one."""
+    if evidence.certificates is None:
+        return
+    failed = np.unique(evidence.records["id"].to_numpy()[has_status(evidence.records, RecordStatus.ATTACK_ERROR)])
+    excused = np.union1d(failed, broken_certificates(evidence.records, evidence.certificates))
+    ids, distances = breaking_distances(evidence.records, "l2")
+    for eps in sorted({outcome.eps for outcome in evidence.outcomes if outcome.norm == "l2" and outcome.eps > 0}):
+        # The radius at l2 does not depend on the dimension.
+        certified = certified_samples(evidence.certificates, ids, required_radius(eps, "l2", 1))
+        crossed = ids[certified & ~worst_case(distances, eps) & ~np.isin(ids, excused)]
+        if len(crossed):
+            yield Flag(
+                name="crossed_bracket",
+                severity="grave",
+                norm="l2",
+                eps=eps,
+                value=len(crossed),
+                threshold=0,
+                message=f"{len(crossed)} samples are certified and broken at l2 eps {eps:g}; ids {_named(crossed)}",
+            )
+
+
 def unbounded_budget(evidence: Evidence) -> Iterator[Flag]:
     """At a budget that lets any input become any other, attacks that leave samples robust do not work."""
     for norm, unbounded in evidence.unbounded_eps.items():
-        of_norm = [outcome for outcome in evidence.outcomes if outcome.norm == norm and outcome.eps >= unbounded]
-        largest = max((outcome.eps for outcome in of_norm), default=unbounded)
+        # An attack that chooses the norm has no budget that says what it must reach.
+        of_norm = [item for item in evidence.outcomes if item.norm == norm and unbounded <= item.eps < inf]
+        if not of_norm:
+            message = f"robust_when_unbounded: no attack was run at {norm} eps {unbounded:g}"
+            yield Flag(name="not_checked", severity="info", norm=norm, eps=unbounded, message=message)
+            continue
+        largest = max(outcome.eps for outcome in of_norm)
         attacked = [outcome.ids for outcome in of_norm if outcome.eps == largest]
         ids, distances = breaking_distances(evidence.records, norm)
-        distances = distances[np.isin(ids, np.concatenate([*attacked, ids[:0]]))]
+        distances = distances[np.isin(ids, np.concatenate(attacked))]
         robust = float(worst_case(distances, largest).mean()) if len(distances) else 0.0
         if robust > _UNBOUNDED_ROBUST:
             yield Flag(
@@ -144,6 +198,10 @@ def unbounded_budget(evidence: Evidence) -> Iterator[Flag]:
                 threshold=_UNBOUNDED_ROBUST,
                 message=f"all attacks leave {robust:.1%} robust at {norm} eps {largest:g}, where nothing can be",
             )
+
+
+def _named(ids: Sequence[int] | np.ndarray) -> str:
+    return ", ".join(str(int(sample)) for sample in ids[:_NAMED_IDS]) + (", ..." if len(ids) > _NAMED_IDS else "")
 
 
 def _share_of_status(evidence: Evidence, status: RecordStatus, name: str, what: str) -> Iterator[Flag]:

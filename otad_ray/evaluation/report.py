@@ -69,7 +69,7 @@ def robustbench_entry(
     """The content of RobustBench's `model_info/<dataset>/<threat_model>/<name>.json` for a norm and budget.
 
     RobustBench's own fields: eps and accuracies are strings, accuracies in percent with two decimals ("83.68"), eps of
-    images as a fraction ("8/255"); autoattack_acc is that of the attack called `autoattack`, null where it did not run;
+    images as a fraction ("8/255"); autoattack_acc is that of the attack called `autoattack`, null unless it ran on all;
     external is the best known evaluation beside it, here the worst case over all attacks; reported is the number that
     is claimed, here the worst case too; unreliable: whether flags speak against the numbers. link, authors and venue
     are null, for people to fill in. Ours: threat_model, num_samples, worst_case_interval, certified_acc.
@@ -96,7 +96,9 @@ def robustbench_entry(
         "eps": eps_text(eps),
         "clean_acc": _percent(report.standard, 2),
         "reported": worst,
-        "autoattack_acc": None if by_autoattack is None else _percent(by_autoattack, 2),
+        "autoattack_acc": _percent(by_autoattack, 2)
+        if by_autoattack and by_autoattack.n == budget.worst_case.n
+        else None,
         "external": worst,
         "footnote": footnote,
         "unreliable": unreliable,

@@ -125,7 +125,39 @@ def test_chance_is_no_fault() -> None:
 def test_an_unbounded_budget_is_judged_by_the_samples_it_ran_on() -> None:
     records = pa.concat_tables([without(without(honest(), "pgd", 4.0), "noise", 4.0), rows("pgd", 4.0, first(0, 10))])
     assert flags(records) == ()
-    assert flags(without(without(honest(), "pgd", 4.0), "noise", 4.0)) == ()
+    (flag,) = flags(without(without(honest(), "pgd", 4.0), "noise", 4.0))
+    assert (flag.name, flag.message) == ("not_checked", "robust_when_unbounded: no attack was run at l2 eps 3")
+    # An attack that chooses the norm need not reach everything.
+    found = flags(pa.concat_tables([records, rows("square", inf, first(50), l2=np.full(100, 9.0))]))
+    assert "robust_when_unbounded" not in {flag.name for flag in found}
+
+
+def test_an_ensemble_with_a_black_box_in_it_does_not_hide_masked_gradients() -> None:
+    masking = planted("square", 1.0, first(30))
+    records = pa.concat_tables([masking, rows("auto", 1.0, first(25), right=first(95), ids=np.arange(100))])
+    kinds = {**KINDS, "auto": "ensemble"}
+    assert "masked_gradients" in {flag.name for flag in flags(records, kinds=kinds)}
+
+
+def test_a_stronger_gradient_attack_on_fewer_samples_takes_no_power_from_the_others() -> None:
+    records = planted("square", 1.0, first(40))
+    few = rows("pgd2", 1.0, first(18, 20), right=first(20, 20), ids=np.arange(20))
+    assert "masked_gradients" in {flag.name for flag in flags(pa.concat_tables([records, few]))}
+
+
+def test_clean_predictions_that_differ_between_records() -> None:
+    clean = pa.table({"id": np.arange(100), "prediction": np.where(first(95), 0, 1), "status": ["ok"] * 100})
+    assert flags(honest(), clean=clean) == ()
+    other = clean.set_column(1, "prediction", pa.array(np.where(first(93), 0, 1)))
+    (flag,) = flags(honest(), clean=other)
+    assert (flag.name, flag.severity, flag.value) == ("clean_differs", "grave", 2)
+
+
+def test_certified_samples_without_an_answer_cross_the_bracket() -> None:
+    silent = planted("pgd", 1.0, first(60), status=np.where(first(3), "unsolved", "ok"), broken=first(3) | ~first(60))
+    found = {flag.name: flag for flag in flags(silent)}
+    assert found["crossed_bracket"].value == 3
+    assert "broken_certificate" not in found
 
 
 def test_norms_and_samples_are_not_mixed() -> None:
