@@ -71,6 +71,9 @@ def _main(parse_options: Callable[[], Options], run: Callable[[Options], dict[st
     except ValueError as error:
         # Configurations refuse bad values of their own.
         _stop(error, bad_input)
+    except SystemExit as end:
+        # Options that do not exist, or --help.
+        raise SystemExit(bad_input if end.code else 0) from None
     try:
         result = run(parsed)
     except (InputError, SolverUnavailableError) as error:

@@ -2,13 +2,15 @@
 
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from otad_ray.artifacts import file_sha256
 from otad_ray.cip import CrossTerm
@@ -31,22 +33,25 @@ class DefenseSource:
 
     name: for people and files. location: a directory that `load_defense` reads, or `file.py:function`, which builds a
     user's module. guide: directory of a defense whose net and training points an attacker of it knows.
-    fingerprint: changes when the defense does.
+    fingerprint: changes when the defense does. net: name of the undefended net that shows how strong attacks are.
+    state: digest of the parameters and buffers of a user's module; None for others.
     """
 
     name: str
     location: str
     guide: str
     fingerprint: str
-
-    @property
-    def is_own(self) -> bool:
-        """Whether a user's file builds it."""
-        return ":" in self.location
+    net: str = NET
+    state: str | None = None
 
     def open(self, search: str) -> nn.Module:
-        """The defense, in evaluation mode."""
-        return build_module(self.location) if self.is_own else open_defense(self.location, search)
+        """The defense, in evaluation mode; InputError where a user's function builds another one than before."""
+        if self.state is None:
+            return open_defense(self.location, search)
+        module = build_module(self.location)
+        if _state_digest(module) != self.state:
+            raise InputError(f"{self.location} built another module here than before; seed it or load its weights")
+        return module
 
     def open_guide(self, search: str) -> MemoryDefense:
         """The defense that says what an attacker knows."""
@@ -63,16 +68,21 @@ def open_defense(directory: str, search: str) -> Defense:
 def build_module(location: str) -> nn.Module:
     """What the function of `file.py:function` returns, once per process; InputError where that is no module."""
     path, function = _split(location)
-    digest = hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    spec = importlib.util.spec_from_file_location(f"otad_ray_user_{digest}", path)
-    assert spec is not None
-    assert spec.loader is not None
+    name = f"otad_ray_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path} is no Python file; its name must end with .py")
     module = importlib.util.module_from_spec(spec)
+    # Where dataclasses and pickle look for it; and its neighbors can be imported, as in a script.
+    sys.modules[name] = module
+    sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
         built = getattr(module, function)()
     except Exception as error:
         raise InputError(f"{location} cannot be built: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent))
     if not isinstance(built, nn.Module):
         raise InputError(f"{location} returned a {type(built).__name__}, need a torch.nn.Module from inputs to logits")
     return built.eval()
@@ -87,8 +97,12 @@ def find_defenses(workspace: Workspace, names: Sequence[str], search: str) -> di
     known = _known(workspace, search)
     if any(name.startswith(_PLAIN) for name in names):
         plain = _known(plain_workspace(workspace), search)
-        known |= {f"{_PLAIN}{name}": replace(source, name=f"{_PLAIN}{name}") for name, source in plain.items()}
-    found = [known[name] if name in known else _own(name, guide=known["knn"].location) for name in names]
+        known |= {
+            f"{_PLAIN}{name}": replace(source, name=f"{_PLAIN}{name}", net=f"{_PLAIN}{NET}")
+            for name, source in plain.items()
+        }
+    shape = workspace.definition.shape
+    found = [known[name] if name in known else _own(name, known["knn"].location, shape) for name in names]
     sources = {source.name: source for source in found}
     if len(sources) < len(found):
         raise InputError(f"defenses must have different names, got {', '.join(source.name for source in found)}")
@@ -122,13 +136,38 @@ def _known(workspace: Workspace, search: str) -> dict[str, DefenseSource]:
     return {name: DefenseSource(name, str(path), guide, path.name) for name, path in directories.items()}
 
 
-def _own(location: str, *, guide: str) -> DefenseSource:
+def _own(location: str, guide: str, shape: tuple[int, ...]) -> DefenseSource:
     path, function = _split(location)
     location = f"{path}:{function}"
-    digest = hashlib.sha256(file_sha256(path).encode() + function.encode())
-    for name, value in sorted(build_module(location).state_dict().items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    return DefenseSource(f"{path.stem}.{function}", location, guide, digest.hexdigest()[:12])
+    module = build_module(location)
+    state = _state_digest(module)
+    digest = hashlib.sha256(f"{file_sha256(path)} {function} {state}".encode() + _answers(module, shape))
+    name = f"{path.stem}.{function}"
+    return DefenseSource(name, location, guide, digest.hexdigest()[:12], state=state)
+
+
+def _state_digest(module: nn.Module) -> str:
+    """Of parameters and buffers, of any type."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        if isinstance(value, Tensor):
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            digest.update(repr(value).encode())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def _answers(module: nn.Module, shape: tuple[int, ...]) -> bytes:
+    """Outputs at fixed inputs: they change with what neither file nor state show. Nothing where they are random."""
+    inputs = torch.rand(4, *shape, generator=torch.Generator().manual_seed(0))
+    try:
+        first, second = module(inputs), module(inputs)
+        return first.cpu().numpy().tobytes() if torch.equal(first, second) else b""
+    except Exception:
+        # What is wrong with it is told by those who ask it for real samples.
+        return b""
 
 
 def _split(location: str) -> tuple[Path, str]:

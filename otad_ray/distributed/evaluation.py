@@ -64,7 +64,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate net, KNN and OTAD with both cross terms; what the last line of the job's output says."""
     preset = config.preset
     check_solver(preset.integration.solver)
-    _check_split(config)
+    check_split(preset, config.split)
     check_num_actors(config.num_actors, config.address)
     workspace = Workspace(config)
     rows = workspace.rows(config.split)
@@ -106,10 +106,13 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     }
 
 
-def _check_split(config: EvaluateConfig) -> None:
-    if config.split not in get_args(Split):
-        raise InputError(f"unknown split {config.split!r}; known: {', '.join(get_args(Split))}")
-    if config.split == "validation" and config.preset.training.rows == "train":
+def check_split(preset: Preset, split: Split) -> None:
+    """InputError for rows that are in the memory: each would be its own neighbor."""
+    if split not in get_args(Split):
+        raise InputError(f"unknown split {split!r}; known: {', '.join(get_args(Split))}")
+    if split in ("train", "fit"):
+        raise InputError(f"split {split!r} is in the memory: its rows are their own neighbors; take test or validation")
+    if split == "validation" and preset.training.rows == "train":
         raise InputError(
             "the backbone of training.rows = 'train' was trained on the validation rows; "
             "add --training.rows fit, or evaluate --split test"

@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from math import inf, sqrt
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from otad_ray.artifacts import versions
-from otad_ray.attacks import Budget, Norm, check_logits, find_attack
+from otad_ray.attacks import ATTACKS, Budget, Norm, check_logits, find_attack
 from otad_ray.certification import certified_radius
 from otad_ray.cip import check_solver
 from otad_ray.data import Batch, DataSet, Split
 from otad_ray.distributed.cluster import check_num_actors, num_cores
 from otad_ray.distributed.defenses import DefenseSource, check_names, find_defenses
+from otad_ray.distributed.evaluation import check_split
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.sharded_run import ShardTask, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 _ATTACKS = ("noise", "fgsm", "transfer", "neighbor_aware", "pgd", "bpda_pgd", "square_500")
 _COSTLY_ATTACKS = (
     "pgd_200",
+    "pgd_restarts",
     "smoothed_pgd",
     "square_2000",
     "cw_ngopt_0.1",
@@ -47,6 +50,8 @@ _EPS: dict[tuple[str, str], tuple[float, ...]] = {
     ("regression", "linf"): (0.05, 0.1, 0.2),
 }
 _DEFAULT_SAMPLES = 1000
+# Forward passes of every example: as it was, as it is, and that once more.
+_VERIFICATION = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,15 +62,15 @@ class SweepConfig(ActorJobConfig):
         defense: otad, otad_released (the authors' cross term), knn, net (undefended), plain_otad and plain_net (without
             residual connections), or path/to/file.py:function, which returns your own torch.nn.Module.
         attacks: attacks on all samples (default: the cheap ones that fit the data set).
-        costly_attacks: attacks on the first costly_samples (default: those that fit the data set).
+        costly_attacks: attacks on the first costly_samples (default: those that fit, or none where attacks are named).
         costly_samples: see costly_attacks.
         eps: radii of the perturbations, in the unit of the inputs (default: by norm and task).
         norm: l2 or linf.
         samples: how many, drawn from the split by the seed (default: 1000, or all of a smaller split).
         split: where samples are drawn from.
         seed: of the samples and of the attacks.
-        early_stop: do not attack a sample again that is broken already: the same worst case in less time, but then
-            attacks cannot be compared.
+        early_stop: do not attack a sample again that is broken already with an eps: the same worst case in less time,
+            but then attacks cannot be compared.
         rows_per_shard: samples attacked and written at a time, in cohorts of 100.
     """
 
@@ -87,7 +92,10 @@ class SweepConfig(ActorJobConfig):
         for name in (*(self.attacks or ()), *(self.costly_attacks or ())):
             find_attack(name)
         for eps in self.eps or ():
-            Budget(eps=eps, norm=self.norm)
+            if Budget(eps=eps, norm=self.norm).eps == inf:
+                raise InputError(
+                    "need a finite eps; attacks that choose the norm themselves are run once by themselves"
+                )
         for name in ("samples", "costly_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -106,6 +114,7 @@ def run_attack_sweep(config: SweepConfig) -> dict[str, Any]:
     """
     check_solver(config.preset.integration.solver)
     check_num_actors(config.num_actors, config.address)
+    check_split(config.preset, config.split)
     workspace = Workspace(config)
     rows = workspace.rows(config.split)
     rows.check()
@@ -138,32 +147,35 @@ def make_plan(workspace: Workspace, config: SweepConfig) -> SweepPlan:
     budgets = tuple(Budget(eps=value, norm=config.norm, bounds=definition.bounds) for value in sorted(set(eps)))
     planned: dict[str, PlannedAttack] = {}
     costly = min(config.costly_samples, count)
+    defaults_of_costly = _COSTLY_ATTACKS if config.attacks is None else ()
     for asked, defaults, samples in (
-        (config.costly_attacks, _COSTLY_ATTACKS, costly),
+        (config.costly_attacks, defaults_of_costly, costly),
         (config.attacks, _ATTACKS, count),
     ):
         for name in _fitting(asked, defaults, budgets[0], regression=definition.task == "regression"):
             planned[name] = PlannedAttack(name, samples)
+    if not planned:
+        raise InputError(f"need an attack; known: {', '.join(ATTACKS)}")
     return SweepPlan(
         samples=Samples(workspace.preset, config.split, workspace.folders, config.seed, count),
         attacks=tuple(sorted(planned.values(), key=lambda item: (item.attack.cost.total, item.name))),
         budgets=budgets,
         unbounded=Budget(eps=inf, norm=config.norm, bounds=definition.bounds),
-        sanity=_sanity_budget(definition, config.norm),
+        sanity=_sanity_budget(definition, budgets),
         early_stop=config.early_stop,
         search=config.search,
         rows_per_shard=config.rows_per_shard,
     )
 
 
-def _sanity_budget(definition: DataSet, norm: Norm) -> Budget | None:
-    """The diameter of the box that inputs lie in."""
+def _sanity_budget(definition: DataSet, budgets: Sequence[Budget]) -> Budget | None:
+    """The diameter of the box that inputs lie in; None where there is none, or where it is asked for anyhow."""
     if definition.bounds is None or definition.task == "regression":
         return None
-    width = definition.bounds[1] - definition.bounds[0]
-    return Budget(
-        eps=width * (sqrt(definition.dimension) if norm == "l2" else 1.0), norm=norm, bounds=definition.bounds
-    )
+    width, norm = definition.bounds[1] - definition.bounds[0], budgets[0].norm
+    diameter = width * (sqrt(definition.dimension) if norm == "l2" else 1.0)
+    found = Budget(eps=diameter, norm=norm, bounds=definition.bounds)
+    return None if found in budgets else found
 
 
 def _fitting(
@@ -184,11 +196,18 @@ def _fitting(
 
 
 def _prepare(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -> SweptDefense:
-    """Ask the defense for a few samples: InputError for one that cannot be attacked; time it on the way."""
+    """Ask the defense for a few samples: InputError for one that cannot be attacked."""
     defense = source.open(plan.search)
-    batch = plan.samples.take(torch.arange(min(COHORT_SIZE, plan.samples.count)).numpy())
-    forward, gradient = _timed(source.name, defense, batch)
-    reason = _refusal(defense, batch)
+    batch = plan.samples.take(np.arange(min(COHORT_SIZE, plan.samples.count)))
+    try:
+        forward, gradient = _probe(defense, batch, workspace.definition.num_outputs)
+        reason = _refusal(defense, batch)
+    except InputError as error:
+        raise InputError(f"defense {source.name!r}: {error}") from error
+    except Exception as error:
+        raise InputError(
+            f"defense {source.name!r} raised {type(error).__name__}: {error}, on a batch of {len(batch.x)} samples"
+        ) from error
     if reason:
         logger.info("%s: not certified: %s", source.name, reason)
     return SweptDefense(
@@ -201,30 +220,37 @@ def _prepare(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -> Sw
     )
 
 
-def _timed(name: str, defense: nn.Module, batch: Batch) -> tuple[float, float]:
-    """Seconds a sample of a forward pass, and of one with a gradient, on one thread as in an actor."""
+def _probe(defense: nn.Module, batch: Batch, num_outputs: int) -> tuple[float, float]:
+    """Check the outputs; seconds a sample of a forward pass, and of one with a gradient, on one thread as in actors."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
             logits = defense(batch.x)
-        check_logits(logits, batch.x, batch.y)
-        started = time.perf_counter()
-        with torch.no_grad():
+            check_logits(logits, batch.x, batch.y)
+            if logits.shape[1] != num_outputs:
+                raise InputError(
+                    f"the data set has {num_outputs} classes, the defense returns {logits.shape[1]} logits"
+                )
+            started = time.perf_counter()
             defense(batch.x)
         middle = time.perf_counter()
-        inputs = batch.x.clone().requires_grad_()
-        outputs = defense(inputs)
-        if outputs.requires_grad:
-            torch.autograd.grad(outputs.sum(), inputs, allow_unused=True)
+        _differentiate(defense, batch.x)
         ended = time.perf_counter()
-    except InputError as error:
-        raise InputError(f"defense {name!r}: {error}") from error
-    except Exception as error:
-        raise InputError(f"defense {name!r} raised {type(error).__name__}: {error}, on a batch of samples") from error
     finally:
         torch.set_num_threads(before)
     return (middle - started) / len(batch.x), (ended - middle) / len(batch.x)
+
+
+def _differentiate(defense: nn.Module, x: Tensor) -> None:
+    inputs = x.clone().requires_grad_()
+    try:
+        outputs = defense(inputs)
+        if outputs.requires_grad:
+            torch.autograd.grad(outputs.sum(), inputs, allow_unused=True)
+    except RuntimeError as error:
+        # Attacks that only ask for outputs can still be run on it.
+        logger.warning("%s has no gradient (%s): attacks with one will fail on it", type(defense).__name__, error)
 
 
 def _refusal(defense: nn.Module, batch: Batch) -> str | None:
@@ -237,20 +263,21 @@ def _refusal(defense: nn.Module, batch: Batch) -> str | None:
 
 
 def _print_cost(plan: SweepPlan, swept: Sequence[SweptDefense], config: SweepConfig) -> None:
-    """An estimate of what is still to be done: an upper one, for samples that no attack breaks."""
+    """An estimate of what is still to be done, as if no sample were broken, by the times of full cohorts."""
     actors = config.num_actors or num_cores()
     lines, total = [], 0.0
     for defense in swept:
         for unit in defense.attacks:
             there = 1 - len(unit.output.unfinished(RETRYABLE_RECORDS)) / sum(1 for _ in unit.output.shards)
             cost = unit.task.attack.cost
-            each = cost.forwards * defense.forward_seconds + cost.gradients * defense.gradient_seconds
+            forwards = cost.forwards + _VERIFICATION
+            each = forwards * defense.forward_seconds + cost.gradients * defense.gradient_seconds
             seconds = (1 - there) * unit.task.samples.count * (each + cost.own_seconds) / actors
             total += seconds
             if seconds >= 60:
                 eps = unit.task.budget.eps
                 lines.append(f"  {defense.source.name:<16}{unit.task.name:<20} eps {eps:<6g}{seconds / 60:8.1f} min")
-    head = f"cost: at most {total / 60:.1f} min on {actors} actors{', of it:' if lines else ''}"
+    head = f"cost: about {total / 60:.1f} min on {actors} actors{', of it:' if lines else ''}"
     print("\n".join([head, *lines]), file=sys.stderr)
 
 

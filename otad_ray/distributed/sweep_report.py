@@ -15,19 +15,20 @@ import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
 from otad_ray.artifacts import MANIFEST, atomic_file, read_manifest, to_jsonable, versions, write_json
-from otad_ray.distributed.defenses import NET, DefenseSource
+from otad_ray.distributed.defenses import DefenseSource
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.distributed.sweep_examples import adversarial_figure
 from otad_ray.distributed.sweep_tasks import AttackTask, CleanTask
+from otad_ray.distributed.sweep_tracking import Report, bracket, track_sweep
 from otad_ray.distributed.sweep_units import SweepPlan, Unit
-from otad_ray.distributed.workspace import Workspace, data_record
+from otad_ray.distributed.workspace import Workspace
 from otad_ray.evaluation import (
     METRIC_COLUMNS,
     Evidence,
     Flag,
     RegressionReport,
     RobustnessReport,
-    breaking_distances,
+    compare_defenses,
     find_flags,
     radius_figure,
     regression_report,
@@ -37,8 +38,9 @@ from otad_ray.evaluation import (
     robustbench_entry,
     robustness_figure,
     robustness_report,
+    sample_outcomes,
 )
-from otad_ray.tracking import RunRecord, compare_link, how_to_look, redacted
+from otad_ray.tracking import how_to_look, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +52,6 @@ _TABLE = "report.txt"
 DOUBLED = (("pgd", "pgd_200"),)
 # What MLflow made of it, once.
 _TRACKED = ("run_id", "attack_runs", "compare")
-# MLflow's steps are whole numbers.
-STEPS_PER_EPS = 1000
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class DefenseResult:
 
     records: pa.Table
     clean: pa.Table
-    report: RobustnessReport | RegressionReport
+    report: Report
     flags: tuple[Flag, ...]
 
 
@@ -97,9 +97,17 @@ def report_sweep(
     }
     directory = workspace.directory("sweeps", identity)
     results = _results(workspace, plan, swept)
-    text = "\n\n".join(_table(workspace, plan, name, result) for name, result in results.items())
+    tables = [_table(workspace, plan, name, result) for name, result in results.items()]
+    outcomes = None if workspace.definition.task == "regression" else _outcomes(plan, swept, results)
+    eps = [budget.eps for budget in plan.budgets]
+    comparisons = [] if outcomes is None else list(compare_defenses(outcomes, eps))
+    text = "\n\n".join([*tables, *(["\n".join(map(str, comparisons))] if comparisons else [])])
     print(text, file=sys.stderr)
     files = _write_files(workspace, plan, swept, results, directory, text)
+    if outcomes is not None:
+        with atomic_file(directory / OUTCOMES) as temporary:
+            pq.write_table(outcomes, temporary, compression="zstd")
+        files.append(directory / OUTCOMES)
     before = read_manifest(directory, kind=KIND) if (directory / MANIFEST).is_file() else {}
     complete = all(output.manifest["complete"] for defense in swept for output in defense.outputs)
     manifest = {
@@ -110,16 +118,25 @@ def report_sweep(
         "split": plan.samples.split,
         "seed": plan.samples.seed,
         "norm": plan.budgets[0].norm,
-        "eps": [budget.eps for budget in plan.budgets],
+        "eps": eps,
         "attacks": {item.name: to_jsonable(item.attack) | {"samples": item.samples} for item in plan.attacks},
         "defenses": {name: _described(defense, results[name]) for name, defense in _by_name(swept).items()},
+        "comparisons": to_jsonable(comparisons),
         "seconds": seconds + (before.get("seconds") or 0.0),
         **{field: before.get(field) for field in _TRACKED},
         "versions": versions(),
     }
     write_json(directory / MANIFEST, _finite(manifest))
     if complete and manifest["run_id"] is None:
-        manifest |= _track(workspace, plan, swept, results, directory, manifest, files)
+        manifest |= track_sweep(
+            workspace,
+            plan,
+            {name: result.report for name, result in results.items()},
+            {name: result.flags for name, result in results.items()},
+            seconds=manifest["seconds"],
+            directory=directory,
+            files=[directory / MANIFEST, *files],
+        )
         write_json(directory / MANIFEST, _finite(manifest))
     logger.info("report: %s", directory)
     logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
@@ -129,7 +146,7 @@ def report_sweep(
         "sweep": str(directory),
         "samples": plan.samples.count,
         "seconds": manifest["seconds"],
-        "brackets": {name: _bracket(result.report) for name, result in results.items()},
+        "brackets": {name: bracket(result.report) for name, result in results.items()},
         "flags": {name: [flag.name for flag in result.flags] for name, result in results.items()},
         "run_id": manifest["run_id"],
         "tracking_uri": redacted(workspace.tracking_uri),
@@ -147,12 +164,12 @@ def _results(workspace: Workspace, plan: SweepPlan, swept: Sequence[SweptDefense
     for name, defense in _by_name(swept).items():
         clean = pa.concat_tables(_tables(defense.clean.output))
         certificates = clean if defense.not_certified is None else None
-        net = f"{name.partition('_')[0]}_{NET}" if name.startswith("plain_") else NET
         evidence = Evidence(
             records=records[name],
             kinds={item.name: item.attack.kind for item in plan.attacks},
             certificates=certificates,
-            net_records=records.get(net),
+            net_records=records.get(defense.source.net),
+            clean=clean,
             doubled=DOUBLED,
             unbounded_eps={} if plan.sanity is None else {plan.sanity.norm: plan.sanity.eps},
         )
@@ -166,9 +183,7 @@ def _without_sanity(records: pa.Table, plan: SweepPlan) -> pa.Table:
     return records if plan.sanity is None else records.filter(pc.not_equal(records["eps"], plan.sanity.eps))
 
 
-def _report(
-    workspace: Workspace, records: pa.Table, clean: pa.Table, certificates: pa.Table | None
-) -> RobustnessReport | RegressionReport:
+def _report(workspace: Workspace, records: pa.Table, clean: pa.Table, certificates: pa.Table | None) -> Report:
     if workspace.definition.task == "regression":
         return regression_report(records)
     errors = clean["relative_error"].drop_null().to_numpy()
@@ -204,16 +219,13 @@ def _write_files(
     directory: Path,
     text: str,
 ) -> list[Path]:
-    """Table, outcomes, figures and RobustBench entries; their paths."""
+    """Table, figures and RobustBench entries; their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / _TABLE) as temporary:
         temporary.write_text(text + "\n")
     files = [directory / _TABLE]
     if workspace.definition.task == "regression":
         return files
-    with atomic_file(directory / OUTCOMES) as temporary:
-        pq.write_table(_outcomes(plan, results), temporary, compression="zstd")
-    files.append(directory / OUTCOMES)
     for name, defense in _by_name(swept).items():
         for figure_name, figure in _figures(workspace, plan, defense, results[name]).items():
             if figure is not None:
@@ -225,26 +237,13 @@ def _write_files(
     return files
 
 
-def _outcomes(plan: SweepPlan, results: Mapping[str, DefenseResult]) -> pa.Table:
-    """A row per defense and sample: right or not, the least perturbation known to break it, its certified radius."""
-    tables = []
-    for name, result in results.items():
-        ids, distance = breaking_distances(result.records, plan.budgets[0].norm)
-        known = result.clean["id"].to_numpy()
-        order = np.argsort(known)
-        clean = result.clean.take(pa.array(order[np.searchsorted(known, ids, sorter=order)]))
-        tables.append(
-            pa.table(
-                {
-                    "defense": pa.repeat(name, len(ids)),
-                    "id": ids,
-                    "clean_correct": clean["clean_correct"],
-                    "breaking_distance": distance,
-                    "radius": clean["radius"],
-                }
-            )
-        )
-    return pa.concat_tables(tables)
+def _outcomes(plan: SweepPlan, swept: Sequence[SweptDefense], results: Mapping[str, DefenseResult]) -> pa.Table:
+    """Of the undefended net by attack too: what they do to it says how strong they are."""
+    norm = plan.budgets[0].norm
+    return pa.concat_tables(
+        sample_outcomes(name, result.records, result.clean, norm, by_attack=defense.source.net == name)
+        for (name, result), defense in zip(results.items(), swept, strict=True)
+    )
 
 
 def _figures(
@@ -294,20 +293,6 @@ def _described(defense: SweptDefense, result: DefenseResult) -> dict[str, Any]:
     }
 
 
-def _bracket(report: RobustnessReport | RegressionReport) -> dict[str, Any]:
-    """Shares by eps; of a regression the worst mean squared error by eps."""
-    if isinstance(report, RegressionReport):
-        return {f"{budget.eps:g}": {"worst_mse": budget.worst_mse} for budget in report.budgets}
-    return {
-        f"{budget.eps:g}": {
-            "certified": None if budget.certified is None else budget.certified.value,
-            "worst_case": budget.worst_case.value,
-        }
-        for budget in report.budgets
-        if isfinite(budget.eps)
-    }
-
-
 def _finite(value: Any) -> Any:
     """JSON has no infinity and no NaN: as text."""
     if isinstance(value, Mapping):
@@ -315,88 +300,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
-def _track(
-    workspace: Workspace,
-    plan: SweepPlan,
-    swept: Sequence[SweptDefense],
-    results: Mapping[str, DefenseResult],
-    directory: Path,
-    manifest: Mapping[str, Any],
-    files: Sequence[Path],
-) -> dict[str, Any]:
-    """A run per defense and attack with its curve over eps, and one of the whole sweep; ids and the compare link."""
-    shared: dict[str, Any] = {"samples": plan.samples.count, "split": plan.samples.split, "seed": plan.samples.seed}
-    shared |= {"norm": plan.budgets[0].norm, "data_set": workspace.preset.data_set, "early_stop": plan.early_stop}
-    data, tags = data_record(workspace, plan.samples.split), {"otad.directory": str(directory)}
-    runs = []
-    for name, result in results.items():
-        for item in plan.attacks:
-            series = {key: points for key, points in _curves(result.report, item.name).items() if points}
-            record = RunRecord(
-                experiment=workspace.preset.name,
-                kind="attack",
-                params={**shared, "defense": name, "attack": item.name, **to_jsonable(item.attack)},
-                metrics={},
-                series=series,
-                data=data,
-                tags={**tags, "otad.sweep": directory.name},
-            )
-            runs.append(workspace.track(record))
-    record = RunRecord(
-        experiment=workspace.preset.name,
-        kind=KIND,
-        params={**shared, "defenses": ", ".join(results), "attacks": ", ".join(item.name for item in plan.attacks)},
-        metrics={"seconds": manifest["seconds"]} | _flag_counts(results),
-        series={
-            f"{name}.{key}": points
-            for name, result in results.items()
-            for key, points in _bracket_curves(result.report).items()
-        },
-        data=data,
-        artifacts=(directory / MANIFEST, *files),
-        tags=tags,
-    )
-    run_id = workspace.track(record)
-    logged = [run for run in (*runs, run_id) if run is not None]
-    return {"run_id": run_id, "compare": compare_link(workspace.tracking_uri, logged), "attack_runs": logged[:-1]}
-
-
-def _flag_counts(results: Mapping[str, DefenseResult]) -> dict[str, float]:
-    return {
-        f"{name}.flags_{severity}": sum(flag.severity == severity for flag in result.flags)
-        for name, result in results.items()
-        for severity in ("grave", "warning")
-    }
-
-
-def _curves(report: RobustnessReport | RegressionReport, attack: str) -> dict[str, list[tuple[int, float]]]:
-    """Metric histories over eps, the step being thousandths of it."""
-    if isinstance(report, RegressionReport):
-        found = [item for item in report.attacks if item.attack == attack and isfinite(item.eps)]
-        return {
-            name: [(_step(item.eps), value) for item in found if (value := getattr(item.errors, name)) is not None]
-            for name in ("mse", "e", "smape")
-        }
-    results = [item for item in report.attacks if item.attack == attack]
-    return {
-        "robust_accuracy": [(_step(item.eps), item.robust.value) for item in results],
-        "queries_mean": [(_step(item.eps), item.queries_mean) for item in results if item.queries_mean is not None],
-    }
-
-
-def _bracket_curves(report: RobustnessReport | RegressionReport) -> dict[str, list[tuple[int, float]]]:
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for eps, values in _bracket(report).items():
-        for name, value in values.items():
-            if value is not None:
-                curves.setdefault(name, []).append((_step(float(eps)), value))
-    if isinstance(report, RobustnessReport):
-        curves["standard"] = [(0, report.standard.value)]
-    return curves
-
-
-def _step(eps: float) -> int:
-    """An attack that chooses its norm stands at step -1."""
-    return round(STEPS_PER_EPS * eps) if isfinite(eps) else -1

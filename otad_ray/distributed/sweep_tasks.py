@@ -14,10 +14,12 @@ from torch import nn
 from otad_ray.attacks import Attack, Budget, Streams
 from otad_ray.certification import certified_radius
 from otad_ray.data import Batch, DataFolders, Rows, Split, open_split
+from otad_ray.defenses import MemoryDefense
 from otad_ray.distributed.defenses import DefenseSource
 from otad_ray.distributed.sharded_run import Compute
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.evaluation import (
+    SKIPPED_COLUMNS,
     RecordStatus,
     attack_records,
     clean_records,
@@ -39,10 +41,7 @@ _ERROR_LENGTH = 500
 
 @dataclass(frozen=True)
 class Samples:
-    """The samples of a sweep, the same for every defense and attack: the first `count` of a seeded permutation.
-
-    A larger count adds samples and changes none: full cohorts stay as they are.
-    """
+    """The samples of a sweep, the same for every defense and attack: the first `count` of a seeded permutation."""
 
     preset: Preset
     split: Split
@@ -67,6 +66,11 @@ class Samples:
 def _opened(samples: Samples) -> tuple[Rows, np.ndarray]:
     rows = open_split(samples.preset.definition, samples.split, samples.folders)
     return rows, samples.positions(rows)
+
+
+def guide_of(defense: nn.Module, source: DefenseSource, search: str) -> MemoryDefense:
+    """Whose net and training points an attacker knows: the defense's own, else the preset's."""
+    return defense if isinstance(defense, MemoryDefense) else source.open_guide(search)
 
 
 def cohorts(wanted: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
@@ -111,7 +115,7 @@ class AttackTask:
     def _attacked(self, defense: nn.Module, cohort: int, batch: Batch) -> pa.Table:
         streams = Streams.of(self._seed, batch.ids.tolist(), self.name, self.budget.norm, self.budget.eps)
         try:
-            guide = self.source.open_guide(self.search)
+            guide = guide_of(defense, self.source, self.search)
             result = self.attack(defense, batch.x, batch.y, self.budget, streams, guide=guide)
             return attack_records(
                 defense,
@@ -175,7 +179,7 @@ def _broken_in(directory: str, batch: Batch) -> Iterator[pa.Table]:
 @lru_cache(maxsize=64)
 def _records_of(directory: str) -> tuple[pa.Table, ...]:
     output = ShardedDirectory.open(Path(directory), kind="attack")
-    return tuple(table for _, table in output.tables())
+    return tuple(table for _, table in output.tables(SKIPPED_COLUMNS))
 
 
 def _in_order(table: pa.Table, batch: Batch) -> pa.Table:
@@ -205,7 +209,7 @@ class CleanTask:
     def _records(self, defense: nn.Module, batch: Batch) -> pa.Table:
         try:
             certificate = certified_radius(defense, batch.x) if self.certified else None
-            net = self.source.open_guide(self.search).backbone
+            net = guide_of(defense, self.source, self.search).backbone
             return clean_records(defense, net, batch, certificate)
         except Exception as error:
             return failed_clean_records(batch, _told("clean samples", self.source, batch, error))

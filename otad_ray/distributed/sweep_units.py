@@ -73,7 +73,8 @@ def attack_units(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -
     for planned in plan.attacks:
         units = [_unit(workspace, plan, source, planned, budget, before) for budget in plan.budgets_of(planned)]
         yield from units
-        before += units if plan.early_stop else []
+        # What breaks everything without bounds is a check, and spares nobody.
+        before += [unit for unit in units if plan.early_stop and unit.task.budget != plan.sanity]
 
 
 def clean_unit(workspace: Workspace, plan: SweepPlan, source: DefenseSource, *, certified: bool) -> Unit[CleanTask]:
@@ -96,20 +97,27 @@ def _unit(
     budget: Budget,
     before: Sequence[Unit[AttackTask]],
 ) -> Unit[AttackTask]:
-    # An example found with a smaller budget breaks the sample with a larger one too.
-    earlier = [str(unit.output.directory) for unit in before if unit.task.budget.eps <= budget.eps]
+    # An example found with a smaller budget breaks the sample with a larger one too. What chooses the norm may break it
+    # with less than any budget so far, and has no budget to be compared.
+    reached = () if planned.attack.chooses_norm else before
+    earlier = [str(unit.output.directory) for unit in reached if unit.task.budget.eps <= budget.eps]
     samples = replace(plan.samples, count=planned.samples)
     task = AttackTask(samples, source, planned.name, planned.attack, budget, plan.search, tuple(earlier))
     identity = {
         "defense": source.fingerprint,
         "guide": Path(source.guide).name,
-        "attack": {"name": planned.name, **to_jsonable(planned.attack)},
+        "attack": {"name": planned.name, **to_jsonable(planned.attack), **_revision(planned.attack)},
         # JSON knows no infinity.
         "budget": {**to_jsonable(budget), "eps": str(budget.eps)},
         "earlier": [Path(path).name for path in earlier],
         **_sample_identity(workspace, samples),
     }
     return Unit(_start(workspace, plan, "attack", identity, planned.samples), task)
+
+
+def _revision(attack: Attack) -> dict[str, int]:
+    """Nothing for the first one, so that a later field changes no earlier identity."""
+    return {"revision": attack.revision} if attack.revision > 1 else {}
 
 
 def _sample_identity(workspace: Workspace, samples: Samples) -> dict[str, Any]:

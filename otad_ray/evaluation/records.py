@@ -31,6 +31,8 @@ _CLEAN_COLUMNS = (
     "clean_solver_status",
     "clean_relaxations",
 )
+# What `skipped_records` reads of earlier ones.
+SKIPPED_COLUMNS = (*_CLEAN_COLUMNS, "broken")
 # Of the solver, those that are recorded for the clean input too.
 _CLEAN_SOLVER = ("solver_status", "relaxations")
 
@@ -128,7 +130,8 @@ def skipped_records(earlier: pa.Table, *, attack: str, norm: Norm, eps: float, s
         "status": RecordStatus.SKIPPED.value,
         "error": "",
     }
-    return record_table(columns, earlier.schema, len(earlier))
+    schema = record_schema(regression=pa.types.is_floating(earlier["label"].type))
+    return record_table(columns, schema, len(earlier))
 
 
 def _verdict(clean: Outputs, attacked: Outputs, y: Tensor, valid: Tensor) -> dict[str, Any]:

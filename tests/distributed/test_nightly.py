@@ -38,6 +38,8 @@ def test_a_planted_regression_is_named_and_never_a_baseline(tmp_path: Path, caps
     assert third["regressions"] == []
     assert third["presets"][0]["compared_with"] == first["presets"][0]["run_id"]
     assert {path.name for path in (tmp_path / "nightly").iterdir()} == {"first", "bad", "third"}
+    with pytest.raises(InputError, match=r"first is finished.*give another --night"):
+        sweep_presets(config(tmp_path, "first"), [quick_preset()])
 
 
 def test_the_job_ends_with_2_on_a_regression_and_with_1_on_bad_input(
@@ -63,11 +65,20 @@ def test_the_job_ends_with_2_on_a_regression_and_with_1_on_bad_input(
     assert '{"regressions": ["x"]}' in capsys.readouterr().out
 
 
+def test_an_option_that_does_not_exist_is_no_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["nightly_sweep.py", "--sampels", "50"])
+    with pytest.raises(SystemExit) as end:
+        check_main(NightlyConfig, run_nightly, description="A job.", failed=bool)
+    assert end.value.code == 1
+
+
 def test_bad_input_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown preset 'digit'"):
         run_nightly(config(tmp_path, "a", presets=("digit",)))
     with pytest.raises(InputError, match="unknown attack 'pdg'"):
         config(tmp_path, "a", attacks=("pdg",))
+    with pytest.raises(InputError, match="defense must name 'net'"):
+        config(tmp_path, "a", defense=("otad",))
     with pytest.raises(InputError, match="night must be the name of a folder, got 'a/b'"):
         config(tmp_path, "a/b")
     with pytest.raises(InputError, match="nights compare classifiers"):

@@ -10,12 +10,15 @@ from otad_ray.evaluation import find_regressions
 N = 200
 
 
-def outcomes(*, right: int = 190, robust: int = 120, certified: int = 60, defense: str = "otad", seed: int = 0):
+def outcomes(
+    *, right: int = 190, robust: int = 120, certified: int = 60, defense: str = "otad", attack: str = "", seed: int = 0
+):
     """Of N samples the first so many are right, unbroken at eps 1, and certified there; in a random order."""
     ids = np.random.default_rng(seed).permutation(N)
     return pa.table(
         {
             "defense": [defense] * N,
+            "attack": [attack] * N,
             "id": ids,
             "clean_correct": ids < right,
             "breaking_distance": np.where(ids < robust, np.inf, np.where(ids < right, 0.9, 0.0)),
@@ -51,9 +54,16 @@ def test_what_became_worse_is_named_alone(worse: dict, named: str) -> None:
     assert compare(outcomes(**worse), outcomes()) == []
 
 
-def test_attacks_that_became_weaker_show_on_the_undefended_net() -> None:
-    (found,) = compare(outcomes(robust=40), outcomes(robust=70), undefended="otad")
-    assert found.startswith("otad: attacks weaker: worst case at eps 1 went from 20.0% to 35.0%")
+def test_an_attack_that_became_weaker_shows_on_the_undefended_net() -> None:
+    def net(square: int) -> pa.Table:
+        """All attacks together stay as strong as the strongest."""
+        return pa.concat_tables(
+            [outcomes(robust=0), outcomes(robust=0, attack="pgd"), outcomes(robust=square, attack="square")]
+        )
+
+    (found,) = compare(net(40), net(70), undefended="otad")
+    assert found.startswith("otad: weaker attack: square at eps 1, robust went from 20.0% to 35.0%")
+    assert compare(net(70), net(40), undefended="otad") == []
 
 
 def test_other_samples_and_missing_defenses_are_refused() -> None:
