@@ -248,7 +248,7 @@ def test_a_regression_is_attacked_too(tmp_path: Path) -> None:
         training=replace(preset.training, epochs=5),
     )
     with pytest.raises(InputError, match="'square_500': Square attacks classification only, this is regression"):
-        run_attack_sweep(config(tmp_path / "root", preset=quick, attacks=("square_500",)))
+        run_attack_sweep(config(tmp_path / "root", preset=quick, attacks=("square_500",), samples=20))
     result = run_attack_sweep(config(tmp_path / "root", preset=quick, attacks=None, samples=20, eps=(0.1, 0.5)))
     worst = [result["brackets"]["otad"][eps]["worst_mse"] for eps in ("0.1", "0.5")]
     assert 0 < worst[0] < worst[1]
