@@ -22,6 +22,7 @@ def untrained(preset: Preset) -> Preset:
     return replace(preset, training=replace(preset.training, epochs=1, learning_rate=1e-6))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.xdist_group("cluster")
 def test_a_planted_regression_is_named_and_never_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -124,6 +124,7 @@ def test_shards_and_actors_change_no_record(result: dict, storage: Path, tmp_pat
     assert str(records(other, "otad").to_pylist()) == str(records(result, "otad").to_pylist())
 
 
+@pytest.mark.slow
 def test_early_stop_has_the_same_worst_case(result: dict, storage: Path) -> None:
     stopped = run_attack_sweep(config(storage, early_stop=True))
     assert stopped["brackets"] == result["brackets"]
@@ -178,6 +179,7 @@ def user(result: dict, tmp_path: Path):
     return write
 
 
+@pytest.mark.slow
 def test_a_wrong_certificate_is_caught(user, storage: Path) -> None:
     name, fields = "mine.build", {"attacks": ("neighbor_aware",), "samples": 120}
     honest = run_attack_sweep(config(storage, defense=(f"{user()}:build",), **fields))
@@ -186,6 +188,7 @@ def test_a_wrong_certificate_is_caught(user, storage: Path) -> None:
     assert "broken_certificate" in doubled["flags"][name]
 
 
+@pytest.mark.slow
 def test_a_module_that_raises_costs_only_its_cohort(user, storage: Path, tmp_path: Path) -> None:
     seed = 5
     test = load_all(open_split(data_set("digits"), "test"))
@@ -235,6 +238,7 @@ def test_modules_that_are_no_classifier(user, storage: Path, function: str, mess
         run_attack_sweep(config(storage, defense=(f"{user()}:{function}",)))
 
 
+@pytest.mark.slow
 def test_a_regression_is_attacked_too(tmp_path: Path) -> None:
     preset = PRESETS["wine_quality_red"]
     rows = np.random.default_rng(0).normal(size=(150, 4)).astype(np.float32)

@@ -176,7 +176,7 @@ def workers(driver: int) -> list[int]:
     ("job", "options"),
     [
         # A job that trains in its own process, which starts sooner, leaves the same states.
-        ("build_memory.py", ()),
+        pytest.param("build_memory.py", (), marks=pytest.mark.slow),
         pytest.param("train_backbone.py", ("--num-workers", "2"), marks=pytest.mark.slow),
     ],
 )

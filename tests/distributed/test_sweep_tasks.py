@@ -1,0 +1,165 @@
+"""What the sweep's actors do, in this process: cohorts attacked, spared, failed, certified, and judged."""
+
+from math import inf
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from digits_jobs import quick_preset
+from torch import Tensor, nn
+
+from otad_ray.artifacts import write_json
+from otad_ray.attacks import Budget, find_attack
+from otad_ray.certification import certified_radius
+from otad_ray.data import DataFolders
+from otad_ray.defenses import OTAD, MemoryDefense
+from otad_ray.distributed import sweep_tasks
+from otad_ray.distributed.shards import Shard, ShardedDirectory, write_shard
+from otad_ray.distributed.sweep_tasks import COHORT_SIZE, AttackTask, CleanTask, Samples
+from otad_ray.evaluation import Evidence, find_flags
+from otad_ray.memory import NeighborMemory
+from otad_ray.models import build_backbone
+from otad_ray.training import TrainingConfig, train_backbone
+
+PRESET = quick_preset()
+SAMPLES = Samples(PRESET, "test", DataFolders(), 0, 130)
+EPS = 1.0
+
+
+@pytest.fixture(scope="module")
+def otad(tmp_path_factory: pytest.TempPathFactory) -> OTAD:
+    rows, _ = sweep_tasks._opened(Samples(PRESET, "train", DataFolders(), 0, 1))
+    batch = rows.take(np.arange(len(rows)))
+    torch.manual_seed(0)
+    net = build_backbone(PRESET.backbone, dimension=64, num_outputs=10)
+    train_backbone(net, batch.x, batch.y, TrainingConfig(epochs=3, batch_size=64, learning_rate=0.05))
+    net.eval()
+    points = net.embed(batch.x)
+    with torch.no_grad():
+        features = net.features(points)
+    directory = tmp_path_factory.mktemp("root") / "memory"
+    memory = NeighborMemory.build(directory, None, [points], [features], [batch.y], [batch.ids])
+    return OTAD(net, memory, PRESET.integration)
+
+
+class Source:
+    """A defense that is at hand."""
+
+    name = "mine"
+
+    def __init__(self, defense: nn.Module, guide: MemoryDefense) -> None:
+        self._defense, self._guide = defense, guide
+
+    def open(self, search: str) -> nn.Module:
+        return self._defense
+
+    def open_guide(self, search: str) -> MemoryDefense:
+        return self._guide
+
+
+class Raising(nn.Module):
+    """Raises for a batch that holds a given sample."""
+
+    def __init__(self, inner: nn.Module, sample: Tensor) -> None:
+        super().__init__()
+        self.inner, self.sample = inner, sample
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if bool((inputs == self.sample).flatten(1).all(1).any()):
+            raise RuntimeError("out of cheese")
+        return self.inner(inputs)
+
+
+class Doubled(nn.Module):
+    """Claims twice the radius that is proven."""
+
+    def __init__(self, inner: OTAD, factor: float) -> None:
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.inner(inputs)
+
+    def certified_radius(self, inputs: Tensor):
+        radius, method = certified_radius(self.inner, inputs)
+        return self.factor * radius, method
+
+
+def attack(defense: nn.Module, guide: OTAD, name: str = "neighbor_aware", eps: float = EPS, **fields) -> AttackTask:
+    budget = Budget(eps=eps, bounds=(0.0, 1.0))
+    return AttackTask(SAMPLES, Source(defense, guide), name, find_attack(name), budget, "torch", **fields)
+
+
+def compute(task: AttackTask | CleanTask) -> pa.Table:
+    return task.open()(np.arange(SAMPLES.count))
+
+
+def test_rows_come_in_the_order_of_the_samples_by_whatever_shards(otad: OTAD) -> None:
+    task = attack(otad, otad)
+    whole = compute(task)
+    assert whole["id"].to_pylist() == SAMPLES.take(np.arange(SAMPLES.count)).ids.tolist()
+    parts = [task.open()(part) for part in np.split(np.arange(SAMPLES.count), [COHORT_SIZE])]
+    assert str(pa.concat_tables(parts).to_pylist()) == str(whole.to_pylist())
+    assert 0 < sum(whole["broken"].to_pylist()) < SAMPLES.count
+
+
+def test_a_module_that_raises_costs_its_cohort(otad: OTAD) -> None:
+    last = SAMPLES.take(np.array([SAMPLES.count - 1]))
+    raising = Raising(otad, last.x)
+    for table in (
+        compute(attack(raising, otad, "noise")),
+        compute(CleanTask(SAMPLES, Source(raising, otad), "torch", False)),
+    ):
+        statuses = np.array(table["status"].to_pylist())
+        assert set(statuses[COHORT_SIZE:]) == {"attack_error"}
+        assert "attack_error" not in set(statuses[:COHORT_SIZE])
+        assert table["error"].to_pylist()[-1] == "RuntimeError: out of cheese"
+
+
+def write(directory: Path, table: pa.Table) -> str:
+    write_json(directory / "manifest.json", {"kind": "attack", "rows": len(table), "rows_per_shard": len(table)})
+    write_shard(Shard(0, 0, len(table)).path(directory), table)
+    return str(directory)
+
+
+def test_what_is_broken_already_is_spared_and_the_others_fare_the_same(otad: OTAD, tmp_path: Path) -> None:
+    (tmp_path / "noise").mkdir()
+    earlier = compute(attack(otad, otad, "noise", eps=2.0))
+    spared = compute(attack(otad, otad, earlier=(write(tmp_path / "noise", earlier),)))
+    full = compute(attack(otad, otad))
+    skipped = np.array(spared["status"].to_pylist()) == "skipped"
+    assert skipped.tolist() == earlier["broken"].to_pylist()
+    assert 0 < skipped.sum() < len(skipped)
+    broken = np.array(full["broken"].to_pylist())
+    assert (np.array(spared["broken"].to_pylist()) == (broken | skipped)).all()
+    assert ShardedDirectory.open(tmp_path / "noise", kind="attack").manifest["rows"] == SAMPLES.count
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0])
+def test_a_doubled_certificate_is_refuted(otad: OTAD, factor: float) -> None:
+    defense = Doubled(otad, factor)
+    clean = compute(CleanTask(SAMPLES, Source(defense, otad), "torch", True))
+    records = pa.concat_tables(compute(attack(defense, otad, eps=eps)) for eps in (0.4, 0.6))
+    found = find_flags(
+        Evidence(records=records, kinds={"neighbor_aware": "surrogate"}, certificates=clean, clean=clean)
+    )
+    assert ("broken_certificate" in {flag.name for flag in found}) == (factor == 2.0)
+
+
+def test_an_attack_on_a_memory_defense_of_ones_own_knows_that_memory(otad: OTAD, tmp_path: Path) -> None:
+    memory = otad.memory
+    other = NeighborMemory.build(
+        tmp_path / "memory", None, [1 - memory.points], [memory.features], [memory.labels], [memory.ids]
+    )
+    foreign = OTAD(otad.backbone, memory, PRESET.integration)
+    foreign.memory = other
+    assert sweep_tasks.guide_of(foreign, Source(foreign, otad), "torch") is foreign
+    assert sweep_tasks.guide_of(otad.backbone, Source(otad.backbone, otad), "torch") is otad
+
+
+def test_an_attack_that_chooses_the_norm_has_no_eps(otad: OTAD) -> None:
+    task = attack(otad.backbone, otad, "noise", eps=inf)
+    assert set(compute(task)["status"].to_pylist()) == {"attack_error"}
+    assert "needs a finite eps" in compute(task)["error"].to_pylist()[0]
