@@ -1,6 +1,6 @@
 """Attacks: each maps (defense, x, y, budget, streams) to adversarial examples within the budget."""
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, check_logits
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target, check_logits
 from otad_ray.attacks.auto_attack import AutoAttack
 from otad_ray.attacks.budget import Budget, Norm, perturbation_norm
 from otad_ray.attacks.catalog import ATTACKS, find_attack
@@ -34,6 +34,7 @@ __all__ = [
     "SmoothedGradient",
     "Square",
     "Streams",
+    "Target",
     "Transfer",
     "check_logits",
     "find_attack",

@@ -1,7 +1,7 @@
 """What every attack is: from inputs and a budget to adversarial examples, with their cost counted."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import ClassVar, Literal
 
@@ -49,6 +49,25 @@ class Cost:
         return self.forwards + 2 * self.gradients
 
 
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is attacked: a defense at samples x (B, *shape) with labels y (B,), within a budget.
+
+    streams: one per sample. guide: whose net and training points the attacker knows, or None.
+    """
+
+    defense: nn.Module
+    x: Tensor
+    y: Tensor
+    budget: Budget
+    streams: Streams
+    guide: MemoryDefense | None
+
+    def take(self, rows: Tensor) -> "Target":
+        """The samples at positions rows (n,), with their own streams."""
+        return replace(self, x=self.x[rows], y=self.y[rows], streams=self.streams.take(rows))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attack(ABC):
     """An attack with its settings; frozen, so that a name stands for one attack.
@@ -88,7 +107,7 @@ class Attack(ABC):
             share = torch.full((len(x),), torch.nan, dtype=torch.float64)
             return AttackResult(x_adv=x.clone(), queries=none, gradient_queries=none, zero_gradient_share=share)
         known = guide if guide is not None else defense if isinstance(defense, MemoryDefense) else None
-        result = self._run(defense, x, y, budget, streams, known)
+        result = self._run(Target(defense, x, y, budget, streams, known))
         return AttackResult(**{**vars(result), "x_adv": budget.finish(x, result.x_adv)})
 
     def check(self, budget: Budget, *, regression: bool) -> None:
@@ -107,15 +126,7 @@ class Attack(ABC):
         """The most evaluations per sample and budget."""
 
     @abstractmethod
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult: ...
+    def _run(self, target: Target) -> AttackResult: ...
 
 
 def check_logits(logits: Tensor, x: Tensor, y: Tensor) -> None:

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
 from otad_ray.attacks.budget import Budget
 from otad_ray.attacks.goals import Goal, are_finite
 from otad_ray.attacks.gradients import is_zero
 from otad_ray.attacks.progress import Progress
-from otad_ray.attacks.streams import Streams
-from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
 _NORMS = {"l2": "L2", "linf": "Linf"}
@@ -54,15 +52,8 @@ class AutoAttack(Attack):
                 "use pgd and square_2000 there"
             )
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
+    def _run(self, target: Target) -> AttackResult:
+        defense, x, y = target.defense, target.x, target.y
         progress = Progress(x, y, Goal("margin"))
         progress.evaluate(defense, progress.open, x)
         rows = progress.open
@@ -70,7 +61,8 @@ class AutoAttack(Attack):
             return progress.result()
         watched = _Watched(defense, x[0])
         num_classes = watched.count_classes(x[rows[:1]])
-        library = _library(watched, num_classes, budget, streams.take(rows).shared_seed(), x.device)
+        seed = target.streams.take(rows).shared_seed()
+        library = _library(watched, num_classes, target.budget, seed, x.device)
         # It seeds the generators of the whole process.
         with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
             found, _ = library.run_standard_evaluation(watched.images(x[rows]), y[rows], batch_size=len(rows))

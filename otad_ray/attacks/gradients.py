@@ -7,11 +7,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from otad_ray.attacks.attack import Cost, check_logits
-from otad_ray.attacks.budget import Budget
+from otad_ray.attacks.attack import Cost, Target, check_logits
 from otad_ray.attacks.goals import Goal
-from otad_ray.attacks.streams import Streams
-from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
 
@@ -28,21 +25,15 @@ class Evaluation(NamedTuple):
 
 
 class Gradient(Protocol):
-    """A way to find the direction. cost: at most, per evaluation of a sample."""
+    """A way to find the direction at moved (B, *shape), near the target's samples.
+
+    cost: at most, per evaluation of a sample.
+    """
 
     @property
     def cost(self) -> Cost: ...
 
-    def __call__(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        goal: Goal,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> Evaluation: ...
+    def __call__(self, target: Target, moved: Tensor, goal: Goal) -> Evaluation: ...
 
 
 @dataclass(frozen=True)
@@ -53,18 +44,9 @@ class ExactGradient:
     def cost(self) -> Cost:
         return Cost(0, 1)
 
-    def __call__(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        goal: Goal,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> Evaluation:
-        logits, _, gradient = _differentiate(defense, x, y, goal)
-        return Evaluation(logits, gradient, _counts(x, 1), _counts(x, 1))
+    def __call__(self, target: Target, moved: Tensor, goal: Goal) -> Evaluation:
+        logits, _, gradient = _differentiate(target.defense, moved, target.y, goal)
+        return Evaluation(logits, gradient, _counts(moved, 1), _counts(moved, 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,34 +65,25 @@ class SmoothedGradient:
     def cost(self) -> Cost:
         return Cost(0, 1 + 2 * self.pairs)
 
-    def __call__(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        goal: Goal,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> Evaluation:
-        logits, _, gradient = _differentiate(defense, x, y, goal)
+    def __call__(self, target: Target, moved: Tensor, goal: Goal) -> Evaluation:
+        logits, _, gradient = _differentiate(target.defense, moved, target.y, goal)
         flat = is_zero(gradient)
         rows = flat.nonzero().squeeze(1)
         if len(rows):
-            gradient[rows] = self._smoothed(defense, x[rows], y[rows], goal, budget, streams.take(rows))
-        queries = _counts(x, 1) + 2 * self.pairs * flat.long()
+            gradient[rows] = self._smoothed(target.take(rows), moved[rows], goal)
+        queries = _counts(moved, 1) + 2 * self.pairs * flat.long()
         return Evaluation(logits, gradient, queries, queries)
 
-    def _smoothed(
-        self, defense: nn.Module, x: Tensor, y: Tensor, goal: Goal, budget: Budget, streams: Streams
-    ) -> Tensor:
+    def _smoothed(self, target: Target, x: Tensor, goal: Goal) -> Tensor:
+        budget = target.budget
         scale = self.radius * budget.eps
         if budget.norm == "l2":
             scale /= x[0].numel() ** 0.5
-        draws = scale * streams.normal(self.pairs, *x.shape[1:]).to(x)
+        draws = scale * target.streams.normal(self.pairs, *x.shape[1:]).to(x)
         both = torch.cat([draws, -draws], 1)
         around = budget.clip((x.unsqueeze(1) + both).flatten(0, 1))
-        _, losses, gradients = _differentiate(defense, around, y.repeat_interleave(2 * self.pairs), goal)
+        labels = target.y.repeat_interleave(2 * self.pairs)
+        _, losses, gradients = _differentiate(target.defense, around, labels, goal)
         pathwise = gradients.view_as(both).mean(1)
         losses = losses.view(len(x), 2, self.pairs).nan_to_num()
         rise = (losses[:, 0] - losses[:, 1]) / draws.flatten(2).square().sum(2).clamp_min(1e-30)
@@ -126,34 +99,25 @@ class BackwardPassGradient:
     def cost(self) -> Cost:
         return Cost(0, 1)
 
-    def __call__(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        goal: Goal,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> Evaluation:
-        net = undefended_net(guide)
+    def __call__(self, target: Target, moved: Tensor, goal: Goal) -> Evaluation:
+        net = undefended_net(target)
         with torch.no_grad():
-            outputs = defense(x)
-        check_logits(outputs, x, y)
+            outputs = target.defense(moved)
+        check_logits(outputs, moved, target.y)
 
         def forward(inputs: Tensor) -> Tensor:
             approximate = net(inputs)
             return approximate + (outputs - approximate).detach()
 
-        _, _, gradient = _differentiate(forward, x, y, goal)
-        return Evaluation(outputs, gradient, _counts(x, 1), _counts(x, 1))
+        _, _, gradient = _differentiate(forward, moved, target.y, goal)
+        return Evaluation(outputs, gradient, _counts(moved, 1), _counts(moved, 1))
 
 
-def undefended_net(guide: MemoryDefense | None) -> nn.Module:
+def undefended_net(target: Target) -> nn.Module:
     """The net that the attacker knows; InputError where there is none."""
-    if guide is None:
+    if target.guide is None:
         raise InputError("this attack needs an undefended net: give it a guide, a defense with a backbone and a memory")
-    return guide.backbone
+    return target.guide.backbone
 
 
 def is_zero(gradient: Tensor) -> Tensor:

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
-from otad_ray.attacks.budget import Budget
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.progress import Progress
-from otad_ray.attacks.streams import Streams
 from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
@@ -44,39 +42,32 @@ class NeighborAware(Attack):
     def cost(self) -> Cost:
         return Cost(1 + self.targets * (self.steps // self.steps_per_query))
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
+    def _run(self, target: Target) -> AttackResult:
+        x, y, guide = target.x, target.y, target.guide
         if guide is None:
             raise InputError("NeighborAware needs training points: give it a guide, a defense with a memory")
         progress = Progress(x, y, Goal())
-        progress.evaluate(defense, progress.open, x)
+        progress.evaluate(target.defense, progress.open, x)
         near = _nearest_by_class(guide, x, self.candidates)
         order = _mean_distance(near.distances).scatter(1, y.unsqueeze(1), torch.inf).argsort(1)
-        for target in order.T[: min(self.targets, order.shape[1] - 1)]:
+        for other in order.T[: min(self.targets, order.shape[1] - 1)]:
             rows = progress.open
-            rows = rows[torch.isfinite(near.distances[rows, target[rows], 0])]
+            rows = rows[torch.isfinite(near.distances[rows, other[rows], 0])]
             if len(rows):
-                self._approach(defense, x, budget, guide, progress, rows, near.of(rows, y), near.of(rows, target))
+                self._approach(target, guide, progress, rows, near.of(rows, y), near.of(rows, other))
         return progress.result()
 
     def _approach(
         self,
-        defense: nn.Module,
-        x: Tensor,
-        budget: Budget,
+        target: Target,
         guide: MemoryDefense,
         progress: Progress,
         rows: Tensor,
         right: "_Candidates",
         wrong: "_Candidates",
     ) -> None:
+        """One other class, for the samples at positions rows (n,)."""
+        x, budget = target.x, target.budget
         temperature = self.temperature * _mean_distance(wrong.distances)
         size = self.relative_step * budget.eps / self.steps
         moved = x[rows]
@@ -85,7 +76,7 @@ class NeighborAware(Attack):
             moved = budget.project(x[rows], moved + budget.step(gradient, size))
             if step % self.steps_per_query:
                 continue
-            progress.evaluate(defense, rows, moved)
+            progress.evaluate(target.defense, rows, moved)
             going = ~progress.reached[rows]
             rows, moved, temperature = rows[going], moved[going], temperature[going]
             right, wrong = right.take(going), wrong.take(going)

@@ -8,14 +8,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
 from otad_ray.attacks.budget import Budget, perturbation_norm
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.progress import ClosestProgress, Progress
-from otad_ray.attacks.streams import Streams
-from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
 # An optimizer holds 23 MB at 784 dimensions and 850 evaluations.
@@ -47,33 +45,25 @@ class _NevergradSearch(Attack):
     def cost(self) -> Cost:
         return Cost(1 + self.evaluations, own_seconds=_OWN_SECONDS * self.evaluations)
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
-        progress = self._progress(x, y)
-        progress.evaluate(defense, progress.open, x)
+    def _run(self, target: Target) -> AttackResult:
+        progress = self._progress(target.x, target.y)
+        progress.evaluate(target.defense, progress.open, target.x)
         # Samples that are misclassified as they are need no attack.
         for rows in progress.open.split(_COHORT):
-            self._search(defense, x, budget, streams, progress, rows)
+            self._search(target.take(rows), progress, rows)
         return progress.result()
 
-    def _search(
-        self, defense: nn.Module, x: Tensor, budget: Budget, streams: Streams, progress: Progress, rows: Tensor
-    ) -> None:
-        optimizers = [self._optimizer(x[0].numel(), seed) for seed in streams.take(rows).seeds()]
+    def _search(self, target: Target, progress: Progress, rows: Tensor) -> None:
+        """Search for the samples at positions rows (n,), which the target holds."""
+        x = target.x
+        optimizers = [self._optimizer(x[0].numel(), seed) for seed in target.streams.seeds()]
         for _ in range(self.evaluations):
             asked = [optimizer.ask() for optimizer in optimizers]
             delta = torch.from_numpy(np.stack([candidate.value for candidate in asked])).to(x)
-            moved = self._candidates(x[rows], delta.view_as(x[rows]), budget)
-            losses = self._losses(x[rows], moved, progress.evaluate(defense, rows, moved))
+            moved = self._candidates(x, delta.view_as(x), target.budget)
+            losses = self._losses(x, moved, progress.evaluate(target.defense, rows, moved))
             going = self._going(progress, rows)
-            rows, losses = rows[going], losses[going]
+            rows, losses, x = rows[going], losses[going], x[going]
             if not len(rows):
                 return
             asked, optimizers = (list(compress(items, going.tolist())) for items in (asked, optimizers))

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
 from otad_ray.attacks.budget import Budget, perturbation_norm, random_directions
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.progress import Progress
-from otad_ray.attacks.streams import Streams
-from otad_ray.defenses import MemoryDefense
 
 # A draw is made at most so many times longer, in steps of 1 / 2^20 of that.
 _LONGEST = 16.0
@@ -33,23 +31,16 @@ class Noise(Attack):
     def cost(self) -> Cost:
         return Cost(1 + self.draws)
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
-        progress = Progress(x, y, Goal())
-        progress.evaluate(defense, progress.open, x)
+    def _run(self, target: Target) -> AttackResult:
+        x, budget = target.x, target.budget
+        progress = Progress(x, target.y, Goal())
+        progress.evaluate(target.defense, progress.open, x)
         for _ in range(self.draws):
             rows = progress.open
             if not len(rows):
                 break
-            directions = budget.step(random_directions(streams.take(rows), x.shape[1:]).to(x), budget.eps)
-            progress.evaluate(defense, rows, _stretched(x[rows], directions, budget))
+            directions = budget.step(random_directions(target.streams.take(rows), x.shape[1:]).to(x), budget.eps)
+            progress.evaluate(target.defense, rows, _stretched(x[rows], directions, budget))
         return progress.result()
 
 

@@ -1,18 +1,15 @@
 """Projected gradient ascent (Madry et al. 2018), with any of the gradients; one step of it is FGSM."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
-from otad_ray.attacks.budget import Budget
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.gradients import ExactGradient, Gradient, is_zero, undefended_net
 from otad_ray.attacks.progress import Progress
-from otad_ray.attacks.streams import Streams
-from otad_ray.defenses import MemoryDefense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,52 +33,34 @@ class PGD(Attack):
         each = self.gradient.cost
         return Cost(1 + self.restarts * (self.steps * each.forwards + 1), self.restarts * self.steps * each.gradients)
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
-        progress = Progress(x, y, self.goal)
-        progress.evaluate(defense, progress.open, x)
+    def _run(self, target: Target) -> AttackResult:
+        progress = Progress(target.x, target.y, self.goal)
+        progress.evaluate(target.defense, progress.open, target.x)
         for _ in range(self.restarts):
             rows = progress.open
-            moved = budget.random_point(x[rows], streams.take(rows))
-            self._climb(defense, x, y, budget, streams, guide, progress, rows, moved)
+            self._climb(target.take(rows), progress, rows)
         return progress.result()
 
-    def _climb(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-        progress: Progress,
-        rows: Tensor,
-        moved: Tensor,
-    ) -> None:
+    def _climb(self, target: Target, progress: Progress, rows: Tensor) -> None:
+        """One start for the samples at positions rows (n,), which the target holds."""
+        budget = target.budget
         size = self.relative_step * budget.eps / self.steps
-        origin = x[rows]
+        moved = budget.random_point(target.x, target.streams)
         for _ in range(self.steps):
             if not len(rows):
                 return
-            found = self.gradient(defense, moved, y[rows], self.goal, budget, streams.take(rows), guide)
+            found = self.gradient(target, moved, self.goal)
             progress.see(rows, moved, found.logits, found.queries)
             zero = is_zero(found.gradient)
             progress.see_gradients(rows, zero, found.gradient_queries)
             # A zero gradient stays zero where it is deterministic, and a smoothed one is zero only by being stuck too.
-            going = ~(progress.reached[rows] | zero)
+            going = (~(progress.reached[rows] | zero)).nonzero().squeeze(1)
             gradient = found.gradient
-            if not bool(going.all()):
-                rows, moved, gradient, origin = rows[going], moved[going], gradient[going], origin[going]
-            moved = budget.project(origin, moved + budget.step(gradient, size))
+            if len(going) < len(rows):
+                rows, moved, gradient, target = rows[going], moved[going], gradient[going], target.take(going)
+            moved = budget.project(target.x, moved + budget.step(gradient, size))
         if len(rows):
-            progress.evaluate(defense, rows, moved)
+            progress.evaluate(target.defense, rows, moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,24 +76,17 @@ class FGSM(Attack):
     def cost(self) -> Cost:
         return Cost(1 + self.gradient.cost.forwards, self.gradient.cost.gradients)
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
-        progress = Progress(x, y, self.goal)
+    def _run(self, target: Target) -> AttackResult:
+        x, budget = target.x, target.budget
+        progress = Progress(x, target.y, self.goal)
         rows = progress.open
-        found = self.gradient(defense, x, y, self.goal, budget, streams, guide)
+        found = self.gradient(target, x, self.goal)
         progress.see(rows, x, found.logits, found.queries)
         progress.see_gradients(rows, is_zero(found.gradient), found.gradient_queries)
         moved = budget.project(x, x + budget.step(found.gradient, budget.eps))
         rows = progress.open
         if len(rows):
-            progress.evaluate(defense, rows, moved[rows])
+            progress.evaluate(target.defense, rows, moved[rows])
         return progress.result()
 
 
@@ -132,27 +104,21 @@ class Transfer(Attack):
     def cost(self) -> Cost:
         return Cost(1)
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
-        net, exact = undefended_net(guide), ExactGradient()
+    def _run(self, target: Target) -> AttackResult:
+        x, y, budget = target.x, target.y, target.budget
+        net, exact = undefended_net(target), ExactGradient()
+        on_net = replace(target, defense=net)
         size = self.relative_step * budget.eps / self.steps
-        moved = budget.random_point(x, streams)
+        moved = budget.random_point(x, target.streams)
         best, highest = moved, torch.full((len(x),), -torch.inf, device=x.device)
         for _ in range(self.steps):
-            found = exact(net, moved, y, self.goal, budget, streams, guide)
+            found = exact(on_net, moved, self.goal)
             best, highest = _better(best, highest, moved, self.goal.scores(found.logits, y))
             moved = budget.project(x, moved + budget.step(found.gradient, size))
         with torch.no_grad():
             best, _ = _better(best, highest, moved, self.goal.scores(net(moved), y))
         progress = Progress(x, y, self.goal)
-        progress.evaluate(defense, progress.open, best)
+        progress.evaluate(target.defense, progress.open, best)
         return progress.result()
 
 

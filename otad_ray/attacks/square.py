@@ -7,14 +7,13 @@ from math import sqrt
 from typing import ClassVar, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind
+from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
 from otad_ray.attacks.budget import Budget
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.progress import Progress
 from otad_ray.attacks.streams import Streams
-from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
 # Channels, rows and columns of a sample.
@@ -50,16 +49,9 @@ class Square(Attack):
     def cost(self) -> Cost:
         return Cost(1 + self.queries)
 
-    def _run(
-        self,
-        defense: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        budget: Budget,
-        streams: Streams,
-        guide: MemoryDefense | None,
-    ) -> AttackResult:
-        progress = Progress(x, y, Goal("margin"))
+    def _run(self, target: Target) -> AttackResult:
+        defense, x, budget, streams = target.defense, target.x, target.budget, target.streams
+        progress = Progress(x, target.y, Goal("margin"))
         progress.evaluate(defense, progress.open, x)
         rows = progress.open
         if not len(rows):
