@@ -98,6 +98,7 @@ class Attack(ABC):
         knows, where the attack uses them; by default the defense itself.
         Raises InputError for inputs, labels or budgets that cannot be, before the first query.
         """
+        x = x.detach()
         self.check(budget, regression=y.is_floating_point())
         budget.check_inputs(x)
         if not len(x) == len(y) == len(streams):

@@ -124,6 +124,13 @@ def test_refusals(trained: Trained, attack: Attack) -> None:
         attack(trained.net, x, y, Budget(eps=inf), streams, guide=guide)
 
 
+def test_inputs_that_ask_for_a_gradient_are_left_alone(trained: Trained) -> None:
+    x = trained.x[:5].clone().requires_grad_()
+    result = PGD(steps=3)(trained.net, x, trained.y[:5], Budget(eps=0.5, bounds=(0.0, 1.0)), Streams.of(0, range(5)))
+    assert not result.x_adv.requires_grad
+    assert x.grad is None
+
+
 @pytest.mark.parametrize("attack", [Square(), NevergradProjected()])
 def test_black_box_attacks_are_for_classes(trained: Trained, attack: Attack) -> None:
     with pytest.raises(InputError, match="classification only"):
