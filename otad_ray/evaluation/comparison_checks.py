@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from otad_ray.evaluation.flags import AttackKind, Evidence, Flag, Severity, place
+from otad_ray.evaluation.flags import AttackKind, Evidence, Flag, Severity, flag_at, place
 from otad_ray.evaluation.outcomes import Outcome, has_status, shared
 from otad_ray.evaluation.proportions import mcnemar_less
 from otad_ray.evaluation.record_checks import SIGNIFICANCE
@@ -42,12 +42,10 @@ def noise_comes_close(evidence: Evidence) -> Iterator[Flag]:
         robust_noise, robust_gradient, right = found
         by_noise, by_gradient = (int((right & ~robust).sum()) for robust in (robust_noise, robust_gradient))
         if by_noise >= _NOISE_BROKEN and by_noise > _NOISE_SHARE * by_gradient:
-            yield Flag(
+            yield flag_at(
+                noise,
                 name="noise_comes_close",
                 severity="warning",
-                attack=noise.attack,
-                norm=noise.norm,
-                eps=noise.eps,
                 value=by_noise / by_gradient if by_gradient else None,
                 threshold=_NOISE_SHARE,
                 message=f"{place(noise)} breaks {by_noise} samples, the gradient attacks together {by_gradient}",
@@ -66,12 +64,10 @@ def more_iterations(evidence: Evidence) -> Iterator[Flag]:
             before, after = outcome.robust[ours], longer.robust[theirs]
             drop = float(before.mean() - after.mean()) if len(before) else 0.0
             if drop > _DOUBLED_DROP and mcnemar_less(before, after) < SIGNIFICANCE:
-                yield Flag(
+                yield flag_at(
+                    outcome,
                     name="more_iterations",
                     severity="warning",
-                    attack=once,
-                    norm=outcome.norm,
-                    eps=outcome.eps,
                     value=drop,
                     threshold=_DOUBLED_DROP,
                     message=f"{place(outcome)} leaves {before.mean():.1%} robust, "
@@ -122,12 +118,10 @@ def _beats_gradient(evidence: Evidence, kind: AttackKind, name: str, severity: S
         robust_other, robust_gradient, _ = found
         p_value = mcnemar_less(robust_gradient, robust_other)
         if p_value < SIGNIFICANCE:
-            yield Flag(
+            yield flag_at(
+                other,
                 name=name,
                 severity=severity,
-                attack=other.attack,
-                norm=other.norm,
-                eps=other.eps,
                 value=p_value,
                 threshold=SIGNIFICANCE,
                 message=f"{place(other)} leaves {robust_other.sum()} of {len(robust_other)} samples robust, "

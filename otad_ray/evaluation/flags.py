@@ -31,6 +31,22 @@ class Flag:
     threshold: float | None = None
 
 
+def flag_at(
+    outcome: Outcome, *, name: str, severity: Severity, message: str, value: float | None, threshold: float
+) -> Flag:
+    """A finding on one attack at one budget."""
+    return Flag(
+        name=name,
+        severity=severity,
+        message=message,
+        attack=outcome.attack,
+        norm=outcome.norm,
+        eps=outcome.eps,
+        value=value,
+        threshold=threshold,
+    )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evidence:
     """What the checks look at: records of one defense, of which METRIC_COLUMNS are read, and what else is known.

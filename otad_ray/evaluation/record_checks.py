@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from otad_ray.evaluation.certified import broken_certificates, certified_samples, required_radius
-from otad_ray.evaluation.flags import Evidence, Flag, place
+from otad_ray.evaluation.flags import Evidence, Flag, flag_at, place
 from otad_ray.evaluation.outcomes import flags_of, has_status, shared
 from otad_ray.evaluation.proportions import mcnemar_less
 from otad_ray.evaluation.record_schema import RecordStatus
@@ -73,12 +73,10 @@ def zero_gradients(evidence: Evidence) -> Iterator[Flag]:
         share = float(shares.mean()) if len(shares) else 0.0
         found = worst.get((outcome.norm, outcome.attack))
         if share > _ZERO_GRADIENT_SHARE and (found is None or share > (found.value or 0.0)):
-            worst[outcome.norm, outcome.attack] = Flag(
+            worst[outcome.norm, outcome.attack] = flag_at(
+                outcome,
                 name="zero_gradients",
                 severity="warning",
-                attack=outcome.attack,
-                norm=outcome.norm,
-                eps=outcome.eps,
                 value=share,
                 threshold=_ZERO_GRADIENT_SHARE,
                 message=f"{share:.0%} of the gradients of {place(outcome)} are zero",
@@ -95,12 +93,10 @@ def rising_curve(evidence: Evidence) -> Iterator[Flag]:
         before, after = smaller.robust[ours], larger.robust[theirs]
         p_value = mcnemar_less(after, before)
         if p_value < SIGNIFICANCE:
-            yield Flag(
+            yield flag_at(
+                larger,
                 name="rising_curve",
                 severity="warning",
-                attack=larger.attack,
-                norm=larger.norm,
-                eps=larger.eps,
                 value=p_value,
                 threshold=SIGNIFICANCE,
                 message=f"{place(larger)} leaves {after.sum()} of {len(after)} samples robust, "
@@ -113,12 +109,10 @@ def zero_budget(evidence: Evidence) -> Iterator[Flag]:
     for outcome in evidence.outcomes:
         changed = int((outcome.right != outcome.robust).sum())
         if outcome.eps == 0 and changed:
-            yield Flag(
+            yield flag_at(
+                outcome,
                 name="eps_zero_differs",
                 severity="grave",
-                attack=outcome.attack,
-                norm=outcome.norm,
-                eps=0.0,
                 value=changed,
                 threshold=0,
                 message=f"{place(outcome)} breaks {changed} samples that are right without an attack",
