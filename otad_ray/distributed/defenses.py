@@ -94,6 +94,10 @@ def find_defenses(workspace: Workspace, names: Sequence[str], search: str) -> di
     names: those in `NAMES`, and `file.py:function` for the user's own. InputError for an unknown one, before any work.
     """
     check_names(names)
+    for name in names:
+        if name not in NAMES:
+            # One that cannot be built is said before anything is trained for it.
+            build_module(_absolute(name))
     known = _known(workspace, search)
     if any(name.startswith(_PLAIN) for name in names):
         plain = _known(plain_workspace(workspace), search)
@@ -138,7 +142,7 @@ def _known(workspace: Workspace, search: str) -> dict[str, DefenseSource]:
 
 def _own(location: str, guide: str, shape: tuple[int, ...]) -> DefenseSource:
     path, function = _split(location)
-    location = f"{path}:{function}"
+    location = _absolute(location)
     module = build_module(location)
     state = _state_digest(module)
     digest = hashlib.sha256(f"{file_sha256(path)} {function} {state}".encode() + _answers(module, shape))
@@ -168,6 +172,12 @@ def _answers(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     except Exception:
         # What is wrong with it is told by those who ask it for real samples.
         return b""
+
+
+def _absolute(location: str) -> str:
+    """The same in every working directory, and so built once."""
+    path, function = _split(location)
+    return f"{path}:{function}"
 
 
 def _split(location: str) -> tuple[Path, str]:
