@@ -32,6 +32,7 @@ def test_the_tests_of_the_page_pass(copy: Path) -> None:
     new -= {str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "tests").rglob("test_*.py")}
     assert new <= set(targets)
     assert len(new) == 4
+    run("ruff check otad_ray tests && ruff format --check otad_ray tests", copy)
     # In one process: most of the time goes into imports.
     run(f"{_PYTEST} -q -p no:xdist -p no:cacheprovider {shlex.join(targets)}", copy)
 
