@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel
@@ -16,8 +15,9 @@ class LoggedDefense(PythonModel):
     def load_context(self, context: Any) -> None:
         self._defense = load_defense(context.artifacts["defense"])
 
-    def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
-        """Logits of float32 inputs."""
+    # Without type hints, which MLflow would take for the signature.
+    def predict(self, context, model_input, params=None):
+        """Logits of inputs of any floating type."""
         with torch.no_grad():
             # Copied: what a server decodes may be read-only.
             return self._defense(torch.tensor(model_input, dtype=torch.float32)).numpy()

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+import warnings
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from otad_ray.defenses.base import DESCRIPTION
 from otad_ray.tracking.pending import PendingRun
 from otad_ray.tracking.records import RunRecord
 from otad_ray.tracking.runs import RESULT, log_run
-from otad_ray.tracking.store import Store, open_store
+from otad_ray.tracking.store import Store, client_environment, open_store
 
 _CODE = Path(__file__).with_name("model_code.py")
 # What `load_defense` imports of this package, and of others.
@@ -55,21 +55,16 @@ def log_defense(
     does not take it.
     """
     pending = PendingRun.of(record, root)
-    with (
-        tempfile.TemporaryDirectory(dir=root, prefix=".model-") as scratch,
-        open_store(tracking_uri, request_seconds=_UPLOAD_REQUEST_SECONDS) as store,
-    ):
-        write = partial(_write_model, directory, example, num_outputs, Path(scratch))
-        attach = partial(_attach, store, pending, write)
-        run_id = log_run(store, pending, attach).run_id
-        uri = store.ask(store.client.get_run, run_id).data.tags[_MODEL]
-        number = None if registered_name is None else _register(store, registered_name, uri, run_id)
+    with tempfile.TemporaryDirectory(dir=root, prefix=".model-") as scratch:
+        path = _write_model(directory, example, num_outputs, Path(scratch))
+        with open_store(tracking_uri, request_seconds=_UPLOAD_REQUEST_SECONDS) as store:
+            run_id = log_run(store, pending, partial(_attach, store, pending, path)).run_id
+            uri = store.ask(store.client.get_run, run_id).data.tags[_MODEL]
+            number = None if registered_name is None else _register(store, registered_name, uri, run_id)
     return LoggedModel(uri, run_id, number)
 
 
-def _attach(
-    store: Store, pending: PendingRun, write: Callable[[], Path], experiment: str, run_id: str
-) -> dict[str, str]:
+def _attach(store: Store, pending: PendingRun, path: Path, experiment: str, run_id: str) -> dict[str, str]:
     from mlflow.entities import LoggedModelOutput
     from mlflow.models import Model
 
@@ -77,7 +72,6 @@ def _attach(
     condition = f"tags.`{RESULT}` = '{pending.result_id}'"
     for undone in ask(client.search_logged_models, [experiment], filter_string=condition):
         ask(client.delete_logged_model, undone.model_id)
-    path = write()
     model = ask(
         client.create_logged_model,
         experiment,
@@ -101,33 +95,41 @@ def _attach(
 
 def _write_model(directory: Path, example: np.ndarray, num_outputs: int, scratch: Path) -> Path:
     """The model as MLflow lays it out, in `scratch`; the memory's files are links."""
-    import mlflow
-    from mlflow.models import ModelSignature
-    from mlflow.types import Schema, TensorSpec
-
     description = json.loads((directory / DESCRIPTION).read_text())
     defense, code, path = (scratch / name for name in (_DEFENSE, otad_ray.__name__, "model"))
     _link_files(directory / description["backbone"], defense / description["backbone"])
     memory = (directory / description[_MEMORY]).resolve() if _MEMORY in description else None
     write_json(defense / DESCRIPTION, description if memory is None else {**description, _MEMORY: _MEMORY})
     _copy_layers(code)
-    single = np.dtype(np.float32)
-    inputs, logits = TensorSpec(single, (-1, *example.shape[1:])), TensorSpec(single, (-1, num_outputs))
-    mlflow.pyfunc.save_model(
-        path,
-        python_model=str(_CODE),
-        artifacts={_DEFENSE: str(defense)},
-        code_paths=[str(code)],
-        signature=ModelSignature(Schema([inputs]), Schema([logits])),
-        input_example=example,
-        pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
-    )
+    with warnings.catch_warnings():
+        # MLflow warns of type hints: of its own, and that a signature could be inferred from ours.
+        warnings.simplefilter("ignore")
+        _save_model(path, defense, code, example, num_outputs)
     if memory is not None:
         # After MLflow's own copying: it may be large.
         _link_files(memory, path / "artifacts" / _DEFENSE / _MEMORY)
     for cache in path.rglob("__pycache__"):
         shutil.rmtree(cache)
     return path
+
+
+def _save_model(path: Path, defense: Path, code: Path, example: np.ndarray, num_outputs: int) -> None:
+    single = np.dtype(np.float32)
+    with client_environment():
+        from mlflow.models import ModelSignature
+        from mlflow.pyfunc import save_model
+        from mlflow.types import Schema, TensorSpec
+
+        inputs, logits = TensorSpec(single, (-1, *example.shape[1:])), TensorSpec(single, (-1, num_outputs))
+        save_model(
+            path,
+            python_model=str(_CODE),
+            artifacts={_DEFENSE: str(defense)},
+            code_paths=[str(code)],
+            signature=ModelSignature(Schema([inputs]), Schema([logits])),
+            input_example=example,
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _REQUIREMENTS],
+        )
 
 
 def _link_files(source: Path, target: Path) -> None:
@@ -162,10 +164,10 @@ def _register(store: Store, name: str, uri: str, run_id: str) -> int:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    model_id = uri.rpartition("/")[2]
     for found in ask(client.search_model_versions, f"name = '{name}'"):
-        if found.model_id == model_id:
+        if found.run_id == run_id:
             return int(found.version)
+    model_id = uri.rpartition("/")[2]
     # By its place: MLflow would look a `models:/` address up in the process's own default store.
     source = ask(client.get_logged_model, model_id).artifact_location
     return int(ask(client.create_model_version, name, source, run_id=run_id, model_id=model_id).version)

@@ -101,7 +101,7 @@ def open_store(uri: str, *, request_seconds: int = 4) -> Iterator[Store]:
     started = time.monotonic()
     try:
         patience = float(os.environ.get(_TIMEOUT) or _PATIENCE_SECONDS)
-        with _client_environment(request_seconds), _database_lock(uri):
+        with client_environment(request_seconds), _database_lock(uri):
             yield Store(uri, patience=patience)
     except Exception as error:
         if getattr(error, "error_code", None) not in _RECORD_ERRORS:
@@ -157,7 +157,7 @@ def _without_credentials(text: str, uri: str) -> str:
 
 
 @contextmanager
-def _client_environment(request_seconds: int) -> Iterator[None]:
+def client_environment(request_seconds: int = 4) -> Iterator[None]:
     """MLflow's client set to give up soon, for the duration of the block; what the user has set stays."""
     settings = {**_CLIENT_SETTINGS, _TIMEOUT: str(request_seconds)}
     added = {name: value for name, value in settings.items() if name not in os.environ}

@@ -4,6 +4,15 @@ from pathlib import Path
 
 import pytest
 
+from otad_ray.tracking import store
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test finds its stores anew, as a process does."""
+    monkeypatch.setattr(store, "_refused", set())
+    monkeypatch.setattr(store, "_spent", {})
+
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:

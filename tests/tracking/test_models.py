@@ -116,7 +116,7 @@ def test_what_it_holds(defense: Defense, root: Path) -> None:
     assert read_manifest(memory, kind="memory") == defense.memory.manifest
     pinned = dict(line.split("==") for line in (directory / "requirements.txt").read_text().splitlines())
     assert pinned["torch"] == torch.__version__.partition("+")[0]
-    signature = mlflow.models.get_model_info(str(directory)).signature
+    signature = mlflow.models.Model.load(str(directory)).signature
     assert [spec.shape for spec in (*signature.inputs, *signature.outputs)] == [(-1, *SHAPE), (-1, CLASSES)]
     # Linked, not copied, on the way; and nothing of that is left.
     assert not list(root.glob(".model-*"))

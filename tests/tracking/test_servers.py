@@ -82,13 +82,6 @@ def server(behavior: int | str) -> Iterator[str]:
             thread.join()
 
 
-@pytest.fixture(autouse=True)
-def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ports come again, with another server."""
-    monkeypatch.setattr(store, "_refused", set())
-    monkeypatch.setattr(store, "_spent", {})
-
-
 def seconds_lost(uri: str, root: Path) -> float:
     """What a process loses that asks in all the ways there are."""
     started = time.monotonic()
