@@ -21,8 +21,8 @@ COMPLETE = "otad.complete"
 RESULT = "otad.result"
 _KIND = "otad.kind"
 _LOCAL_SERVER = "http://127.0.0.1:5000"
-# Another process that logs the same result is done or has given up by then.
-_LOCK_SECONDS = 5.0
+# How long a job, and a replay, wait for another process that logs the same result.
+_JOB_SECONDS, _REPLAY_SECONDS = 5.0, 60.0
 _BATCH = 100
 
 
@@ -46,7 +46,7 @@ def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
             pending = keep(pending, root)
         except OSError as error:
             logger.warning("no pending record in %s (%s)", pending.path.parent, error.strerror)
-        logged = log_pending(pending, tracking_uri)
+        logged = _log_pending(pending, tracking_uri, _JOB_SECONDS)
     except StoreError as error:
         logger.warning(
             "not tracked: %s; the results are on disk, and jobs/log_pending.py logs them when it answers", error
@@ -65,20 +65,20 @@ def replay(path: Path, *, tracking_uri: str, root: Path) -> LoggedRun | None:
     Raises InputError where the file is damaged or what it names is gone, StoreError where the store does not answer.
     """
     try:
-        return log_pending(read_pending(path, root), tracking_uri)
+        return _log_pending(read_pending(path, root), tracking_uri, _REPLAY_SECONDS)
     except FileNotFoundError:
         return None
 
 
-def log_pending(pending: PendingRun, tracking_uri: str) -> LoggedRun:
-    """Log a result unless it is, and remove its file. Raises InputError and StoreError."""
+def _log_pending(pending: PendingRun, tracking_uri: str, seconds: float) -> LoggedRun:
+    """Log a result unless it is, and remove its file. seconds: to wait for another process that is logging it."""
     gone = [path for path in pending.record.artifacts if not path.is_file()]
     if gone:
         raise InputError(
             f"{gone[0]} is gone, which {pending.path} names; bring it back, or delete that file to give up its run"
         )
     try:
-        with one_at_a_time(pending.lock, seconds=_LOCK_SECONDS), open_store(tracking_uri) as store:
+        with one_at_a_time(pending.lock, seconds=seconds), open_store(tracking_uri) as store:
             logged = log_run(store, pending)
             pending.path.unlink(missing_ok=True)
             return logged

@@ -152,7 +152,8 @@ def test_replays_and_the_job_itself_at_once_make_one_run(record: RunRecord, root
 def test_a_result_that_another_process_is_logging_waits(
     record: RunRecord, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_LOCK_SECONDS", 0.05)
+    for name in ("_JOB_SECONDS", "_REPLAY_SECONDS"):
+        monkeypatch.setattr(runs, name, 0.05)
     with one_at_a_time(root / "pending" / f".{record.result_id}.lock"):
         assert log(record, root) is None
         assert replay_all(root)["pending"] == 1
