@@ -48,12 +48,17 @@ def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
             logger.warning("no pending record in %s (%s)", pending.path.parent, error.strerror)
         logged = _log_pending(pending, tracking_uri, _JOB_SECONDS)
     except StoreError as error:
-        logger.warning(
-            "not tracked: %s; the results are on disk, and jobs/log_pending.py logs them when it answers", error
+        # What follows on a store that was given up is no news.
+        logger.log(
+            logging.INFO if error.repeated else logging.WARNING,
+            "%s not tracked: %s; the results are on disk, and jobs/log_pending.py logs them when it answers",
+            record.kind,
+            error,
         )
     except Exception as error:
         # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
-        logger.warning("not tracked: %s: %s", type(error).__name__, str(error).replace(tracking_uri, "***"))
+        reason = str(error).replace(tracking_uri, "***")
+        logger.warning("%s not tracked: %s: %s", record.kind, type(error).__name__, reason)
     else:
         return logged.run_id
     return None

@@ -47,7 +47,11 @@ _refused: set[str] = set()
 
 
 class StoreError(Exception):
-    """The store did not answer, or refused; the message holds no credentials."""
+    """The store did not answer, or refused; the message holds no credentials. repeated: and it was not asked again."""
+
+    def __init__(self, message: str, *, repeated: bool = False) -> None:
+        super().__init__(message)
+        self.repeated = repeated
 
 
 class Store:
@@ -99,8 +103,7 @@ def open_store(uri: str, *, request_seconds: int = 4) -> Iterator[Store]:
     number, which then is the patience with the server too.
     """
     if uri in _refused:
-        raise StoreError(f"{redacted(uri)} did not answer or refused before")
-    started = time.monotonic()
+        raise StoreError(f"{redacted(uri)} did not answer or refused before", repeated=True)
     try:
         patience = float(os.environ.get(_TIMEOUT) or _PATIENCE_SECONDS)
         with client_environment(request_seconds), _database_lock(uri):
@@ -109,9 +112,7 @@ def open_store(uri: str, *, request_seconds: int = 4) -> Iterator[Store]:
         if getattr(error, "error_code", None) not in _RECORD_ERRORS:
             _refused.add(uri)
         first_line = _without_credentials(str(error), uri).partition("\n")[0][:300]
-        raise StoreError(
-            f"{redacted(uri)} failed after {time.monotonic() - started:.1f} s ({type(error).__name__}: {first_line})"
-        ) from None
+        raise StoreError(f"{redacted(uri)} failed ({type(error).__name__}: {first_line})") from None
 
 
 def default_tracking_uri(given: str | None, root: Path) -> str:
