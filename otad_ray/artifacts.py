@@ -12,12 +12,13 @@ import platform
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from otad_ray.errors import InputError
 
@@ -158,21 +159,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def one_at_a_time(lock: Path) -> Iterator[None]:
+def one_at_a_time(lock: Path, *, seconds: float | None = None) -> Iterator[None]:
     """Wait for the processes that are in such a block with the same lock file; one that dies leaves it.
 
-    Raises InputError on a file system without locks.
+    Raises InputError on a file system without locks, TimeoutError where the wait takes more than `seconds`.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
+    deadline = None if seconds is None else time.monotonic() + seconds
     while True:
         with lock.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError as error:
-                raise InputError(
-                    f"{lock.parent} is on a file system without file locks ({error.strerror}); "
-                    "give another with --storage or OTAD_STORAGE"
-                ) from error
+            _acquire(file, lock, deadline)
             # A lock that was removed meanwhile is no longer the one that others find.
             if _is_file_at(lock, file.fileno()):
                 try:
@@ -180,6 +176,23 @@ def one_at_a_time(lock: Path) -> Iterator[None]:
                 finally:
                     lock.unlink(missing_ok=True)
                 return
+
+
+def _acquire(file: TextIO, lock: Path, deadline: float | None) -> None:
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if deadline is None else fcntl.LOCK_NB))
+        except BlockingIOError:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(f"another process holds {lock}") from None
+            time.sleep(0.02)
+        except OSError as error:
+            raise InputError(
+                f"{lock.parent} is on a file system without file locks ({error.strerror}); "
+                "give another with --storage or OTAD_STORAGE"
+            ) from error
+        else:
+            return
 
 
 def is_temporary(path: Path) -> bool:

@@ -11,7 +11,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 # Tests of real processes take longest, and each group of them runs in one worker: they start first.
-_GROUPS = ("processes", "training", "cluster")
+_GROUPS = ("processes", "training", "cluster", "tracking")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

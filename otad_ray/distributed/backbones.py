@@ -160,6 +160,8 @@ def _backbone_run(workspace: Workspace, directory: Path, manifest: dict[str, Any
     return RunRecord(
         experiment=preset.name,
         kind="backbone",
+        result={"directory": directory},
+        outcome=manifest["metrics"],
         params=to_jsonable(
             {
                 "data_set": preset.data_set,

@@ -1,5 +1,6 @@
 """The benchmark job: ratios, each measured within one run, of this project against references and against itself."""
 
+import json
 import multiprocessing
 import sys
 import tempfile
@@ -69,20 +70,21 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         "preset": config.preset.name,
         "measurements": [asdict(item) for item in measurements],
     }
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "benchmark.json"
-        write_json(path, result)
-        record = RunRecord(
-            experiment=config.preset.name,
-            kind="benchmark",
-            params={"parts": ",".join(config.parts), "data_set": config.preset.data_set, **described},
-            metrics={f"ratio_{item.name}": item.ratio for item in measurements}
-            | {f"ours_{item.name}": item.ours for item in measurements}
-            | {f"reference_{item.name}": item.reference for item in measurements},
-            artifacts=(path,),
-        )
-        run_id = workspace.track(record)
-    return {**result, "run_id": run_id, "tracking_uri": redacted(workspace.tracking_uri)}
+    # Times are never the same again: every benchmark is a result of its own.
+    path = workspace.directory("benchmarks", json.dumps(result)) / "benchmark.json"
+    write_json(path, result)
+    record = RunRecord(
+        experiment=config.preset.name,
+        kind="benchmark",
+        result={"directory": path.parent},
+        params={"parts": ",".join(config.parts), "data_set": config.preset.data_set, **described},
+        metrics={f"ratio_{item.name}": item.ratio for item in measurements}
+        | {f"ours_{item.name}": item.ours for item in measurements}
+        | {f"reference_{item.name}": item.reference for item in measurements},
+        artifacts=(path,),
+        tags={"otad.directory": str(path.parent)},
+    )
+    return {**result, "run_id": workspace.track(record), "tracking_uri": redacted(workspace.tracking_uri)}
 
 
 def _line(item: Measurement) -> str:

@@ -151,6 +151,8 @@ def _finish(
     record = RunRecord(
         experiment=workspace.preset.name,
         kind="evaluation",
+        result={"directory": output.directory},
+        outcome=totals.metrics(),
         params={**output.manifest["identity"], "data_set": workspace.preset.data_set},
         metrics={**metrics, "seconds": output.manifest["seconds"], "rows": totals.rows},
         data=data_record(workspace, split),

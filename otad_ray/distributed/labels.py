@@ -154,6 +154,8 @@ def _record(
     return RunRecord(
         experiment=workspace.preset.name,
         kind="labels",
+        result={"directory": output.directory},
+        outcome=statistics.as_dict(),
         params={
             **manifest["identity"],
             "data_set": workspace.preset.data_set,

@@ -66,6 +66,8 @@ def _memory_run(workspace: Workspace, directory: Path, manifest: dict[str, Any])
     return RunRecord(
         experiment=workspace.preset.name,
         kind="memory",
+        result={"directory": directory},
+        outcome=manifest["sha256"],
         params={"data_set": workspace.preset.data_set, "backbone": manifest["backbone_directory"]},
         metrics={"rows": rows, "dimension": dimension},
         data=data_record(workspace, workspace.preset.training.rows),

@@ -30,6 +30,7 @@ from otad_ray.distributed.defenses import NET
 from otad_ray.distributed.sweep import SweepConfig, run_attack_sweep
 from otad_ray.distributed.sweep_report import KIND as SWEEP
 from otad_ray.distributed.sweep_report import OUTCOMES
+from otad_ray.distributed.workspace import NIGHTS
 from otad_ray.errors import InputError
 from otad_ray.evaluation import Regression, find_regressions
 from otad_ray.presets import Preset, find_preset
@@ -100,7 +101,7 @@ def sweep_presets(config: NightlyConfig, presets: list[Preset]) -> dict[str, Any
     """`run_nightly` for presets that need not be among the named ones."""
     root = storage_root(config.storage)
     tracking_uri = default_tracking_uri(config.tracking_uri, root)
-    night = root / "nightly" / (config.night or time.strftime("%Y-%m-%d", time.gmtime()))
+    night = root / NIGHTS / (config.night or time.strftime("%Y-%m-%d", time.gmtime()))
     state = _open_night(night)
     _share_downloads(root, night)
     sweeps = [_sweep_config(config, preset, night, tracking_uri) for preset in presets]
@@ -180,22 +181,25 @@ def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tr
     }
     tags = {"otad.kind": _KIND, "otad.question": content_hash(question)}
     with tempfile.TemporaryDirectory() as scratch:
-        before = _last_good(tracking_uri, tags, Path(scratch))
+        before = _last_good(tracking_uri, tags, Path(scratch), directory)
         significant = [] if before is None else _compare(sweep, manifest, before.artifacts / OUTCOMES, directory)
         known = set() if before is None else _grave_flags(read_manifest(before.artifacts, kind=SWEEP))
     # What attacks find of a defense may be known; what shows a bug never may.
     grave = sorted(flag for flag in _grave_flags(manifest) - known if before is not None or flag[1].split()[0] in _BUGS)
     regressions = [*(f"{defense}: flag {name}" for defense, name in grave), *map(str, significant)]
     compared_with = None if before is None else before.run_id
+    good = "true" if config.accept or not regressions else "false"
     record = RunRecord(
         experiment=EXPERIMENT,
         kind=_KIND,
+        result={"directory": directory},
+        outcome={"good": good, "regressions": regressions, "shares": _shares(result)},
         params={**question, "compared_with": compared_with, "sweep": directory.name, **versions()},
         metrics={"regressions": len(regressions), "seconds": result["seconds"]} | _shares(result),
         artifacts=(directory / MANIFEST, directory / OUTCOMES),
         tags={
             **tags,
-            "otad.good": "true" if config.accept or not regressions else "false",
+            "otad.good": good,
             "otad.directory": str(directory),
         },
     )
@@ -209,10 +213,14 @@ def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tr
     }
 
 
-def _last_good(tracking_uri: str, tags: Mapping[str, str], scratch: Path) -> TrackedRun | None:
-    """None, with a warning, where the server does not answer: a night is worth having without its comparison."""
+def _last_good(tracking_uri: str, tags: Mapping[str, str], scratch: Path, directory: Path) -> TrackedRun | None:
+    """None, with a warning, where the server does not answer: a night is worth having without its comparison.
+
+    directory: of this night's own sweep, which an interrupted night may have tracked.
+    """
     try:
-        return latest_run(tracking_uri, EXPERIMENT, {**tags, "otad.good": "true"}, scratch)
+        good, own = {**tags, "otad.good": "true"}, {"otad.directory": str(directory)}
+        return latest_run(tracking_uri, EXPERIMENT, good, scratch, unlike=own)
     except InputError as error:
         logger.warning("not compared: %s", error)
         return None

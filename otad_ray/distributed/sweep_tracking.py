@@ -52,6 +52,8 @@ def track_sweep(
             record = RunRecord(
                 experiment=workspace.preset.name,
                 kind="attack",
+                result={"directory": directory, "defense": name, "attack": item.name},
+                outcome=series,
                 params={**shared, "defense": name, "attack": item.name, **to_jsonable(item.attack)},
                 metrics={},
                 series=series,
@@ -59,16 +61,18 @@ def track_sweep(
                 tags={**tags, "otad.sweep": directory.name},
             )
             runs.append(workspace.track(record))
+    counts = _flag_counts(flags)
+    series = {
+        f"{name}.{key}": points for name, report in reports.items() for key, points in _bracket_curves(report).items()
+    }
     record = RunRecord(
         experiment=workspace.preset.name,
         kind="sweep",
+        result={"directory": directory},
+        outcome={"flags": counts, "brackets": series},
         params={**shared, "defenses": ", ".join(reports), "attacks": ", ".join(item.name for item in plan.attacks)},
-        metrics={"seconds": seconds} | _flag_counts(flags),
-        series={
-            f"{name}.{key}": points
-            for name, report in reports.items()
-            for key, points in _bracket_curves(report).items()
-        },
+        metrics={"seconds": seconds, **counts},
+        series=series,
         data=data,
         artifacts=tuple(files),
         tags=tags,

@@ -12,6 +12,9 @@ from otad_ray.errors import InputError
 from otad_ray.presets import Preset
 from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
 
+# Folder of a storage root with a storage root for each night.
+NIGHTS = "nightly"
+
 
 class Workspace:
     """A preset in a storage root: what its jobs share. build: whether a missing input may be made."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from otad_ray.errors import InputError
-from otad_ray.tracking.runs import client_environment, redacted
+from otad_ray.tracking.runs import COMPLETE
+from otad_ray.tracking.store import StoreError, open_store
 
 
 @dataclass(frozen=True)
@@ -18,32 +19,38 @@ class TrackedRun:
     artifacts: Path
 
 
-def latest_run(tracking_uri: str, experiment: str, tags: Mapping[str, str], destination: Path) -> TrackedRun | None:
+def latest_run(
+    tracking_uri: str, experiment: str, tags: Mapping[str, str], destination: Path, *, unlike: Mapping[str, str]
+) -> TrackedRun | None:
     """The newest complete run of an experiment with these tags, its artifacts copied below `destination`.
+
+    unlike: tags that it has with other values.
 
     None where there is none. Raises InputError where the store does not answer: nothing known is not the same as
     nothing there.
     """
-    import mlflow
-
-    wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in {**tags, "otad.complete": "true"}.items())
+    conditions = [(name, "=", value) for name, value in {**tags, COMPLETE: "true"}.items()]
+    conditions += [(name, "!=", value) for name, value in unlike.items()]
+    wanted = " and ".join(f"tags.`{name}` {sign} '{value}'" for name, sign, value in conditions)
     try:
-        with client_environment():
-            client = mlflow.MlflowClient(tracking_uri=tracking_uri)
-            found = client.get_experiment_by_name(experiment)
+        with open_store(tracking_uri) as store:
+            ask, client = store.ask, store.client
+            found = ask(client.get_experiment_by_name, experiment)
             if found is None:
                 return None
-            runs = client.search_runs(
-                [found.experiment_id], filter_string=wanted, order_by=["attributes.start_time DESC"], max_results=1
+            runs = ask(
+                client.search_runs,
+                [found.experiment_id],
+                filter_string=wanted,
+                order_by=["attributes.start_time DESC"],
+                max_results=1,
             )
             if not runs:
                 return None
             run_id = runs[0].info.run_id
             target = tempfile.mkdtemp(dir=destination)
-            path = client.download_artifacts(run_id, "", target)
-    except Exception as error:
-        raise InputError(
-            f"{redacted(tracking_uri)} cannot be asked for earlier runs ({type(error).__name__}); "
-            "start the server or correct the tracking URI"
-        ) from error
+            size = sum(item.file_size or 0 for item in ask(client.list_artifacts, run_id))
+            path = ask(client.download_artifacts, run_id, "", target, size=size)
+    except StoreError as error:
+        raise InputError(f"no earlier runs are known: {error}; start the server or correct the tracking URI") from error
     return TrackedRun(run_id, dict(runs[0].data.tags), Path(path))

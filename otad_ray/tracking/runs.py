@@ -1,86 +1,129 @@
-"""One MLflow run per job, logged after its results are on disk and without power to harm them."""
+"""One MLflow run per result, logged after it is on disk and without power to harm it."""
 
-import fcntl
 import json
 import logging
-import os
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import quote
+
+from otad_ray.artifacts import one_at_a_time
+from otad_ray.errors import InputError
+from otad_ray.tracking.pending import PendingRun, keep, read_pending
+from otad_ray.tracking.records import RunRecord
+from otad_ray.tracking.store import Store, StoreError, database_file, is_server, open_store, redacted
 
 logger = logging.getLogger(__name__)
 
-# A default client waits 246 s for a dead server; this one gives up after less than 10, also on a hanging one.
-_CLIENT_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
-_SCHEMELESS = ("databricks", "databricks-uc", "uc")
-_KIND_TAG = "otad.kind"
+COMPLETE = "otad.complete"
+RESULT = "otad.result"
+_KIND = "otad.kind"
 _LOCAL_SERVER = "http://127.0.0.1:5000"
-_refused: set[str] = set()
+# How long a job, and a replay, wait for another process that logs the same result.
+_JOB_SECONDS, _REPLAY_SECONDS = 5.0, 60.0
+_BATCH = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class DataRecord:
-    """Input rows of a run: name (data set and split), digest of their content, where they were read, their number."""
+@dataclass(frozen=True)
+class LoggedRun:
+    """The run of a result. new: whether it was logged just now."""
 
-    name: str
-    digest: str
-    origin: str
-    rows: int
+    run_id: str
+    new: bool
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunRecord:
-    """What a job tells about itself.
+def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
+    """Log a finished result as one run and return its id; None, with a warning, where the store does not take it.
 
-    experiment: the preset. kind: what was made, such as "labels". params: flat or nested configuration.
-    series: metric histories, each a list of (step, value). data: the rows that were worked on.
-    artifacts: small files. tags: flat.
+    It then waits in a file below `<root>/pending` for `replay`, or for the same result to be tracked again. A result
+    that was logged before keeps its run.
     """
-
-    experiment: str
-    kind: str
-    params: Mapping[str, Any]
-    metrics: Mapping[str, float]
-    series: Mapping[str, list[tuple[int, float]]] = field(default_factory=dict)
-    data: DataRecord | None = None
-    artifacts: tuple[Path, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-
-def default_tracking_uri(given: str | None, root: Path) -> str:
-    """`given`, else `MLFLOW_TRACKING_URI`, else SQLite below the storage root; always absolute."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    known = "://" in uri or uri in _SCHEMELESS
-    return uri if known else Path(uri).absolute().as_uri()
-
-
-def redacted(uri: str) -> str:
-    """The URI without user name, password and query, for logs."""
-    parts = urlsplit(uri)
-    netloc = "***@" + parts.netloc.rpartition("@")[2] if "@" in parts.netloc else parts.netloc
-    if (netloc, parts.query) == (parts.netloc, ""):
-        return uri
-    return urlunsplit(parts._replace(netloc=netloc, query="***" if parts.query else ""))
+    try:
+        pending = PendingRun.of(record, root)
+        try:
+            pending = keep(pending, root)
+        except OSError as error:
+            logger.warning("no pending record in %s (%s)", pending.path.parent, error.strerror)
+        logged = _log_pending(pending, tracking_uri, _JOB_SECONDS)
+    except StoreError as error:
+        # What follows on a store that was given up is no news.
+        logger.log(
+            logging.INFO if error.repeated else logging.WARNING,
+            "%s not tracked: %s; the results are on disk, and jobs/log_pending.py logs them when it answers",
+            record.kind,
+            error,
+        )
+    except Exception as error:
+        # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
+        reason = str(error).replace(tracking_uri, "***")
+        logger.warning("%s not tracked: %s: %s", record.kind, type(error).__name__, reason)
+    else:
+        return logged.run_id
+    return None
 
 
-def how_to_look(uri: str) -> str:
-    """What a person does to see the runs: a command where the store is a local file, else the address."""
-    if uri.startswith(("http://", "https://")):
-        return redacted(uri)
-    return f"{Path(sys.executable).with_name('mlflow')} ui --host 127.0.0.1 --backend-store-uri {redacted(uri)}"
+def replay(path: Path, *, tracking_uri: str, root: Path) -> LoggedRun | None:
+    """Log a pending run; None where another process did so meanwhile.
+
+    Raises InputError where the file is damaged or what it names is gone, StoreError where the store does not answer.
+    """
+    try:
+        return _log_pending(read_pending(path, root), tracking_uri, _REPLAY_SECONDS)
+    except FileNotFoundError:
+        return None
+
+
+def _log_pending(pending: PendingRun, tracking_uri: str, seconds: float) -> LoggedRun:
+    """Log a result unless it is, and remove its file. seconds: to wait for another process that is logging it."""
+    gone = [path for path in pending.record.artifacts if not path.is_file()]
+    if gone:
+        raise InputError(
+            f"{gone[0]} is gone, which {pending.path} names; bring it back, or delete that file to give up its run"
+        )
+    try:
+        with one_at_a_time(pending.lock, seconds=seconds), open_store(tracking_uri) as store:
+            logged = log_run(store, pending)
+            pending.path.unlink(missing_ok=True)
+            return logged
+    except TimeoutError:
+        raise StoreError(f"another process is logging {pending.path}") from None
+
+
+def log_run(store: Store, pending: PendingRun, attach: Callable[[str, str], dict[str, str]] | None = None) -> LoggedRun:
+    """Log a result as one complete run, unless there is one; what an earlier attempt left undone is deleted.
+
+    attach: is given the ids of experiment and run, adds to the run, and returns tags for it.
+    """
+    from mlflow.entities import Metric, Param, RunTag
+
+    ask, client, record = store.ask, store.client, pending.record
+    experiment = _experiment(store, record.experiment)
+    found = ask(client.search_runs, [experiment], filter_string=f"tags.`{RESULT}` = '{pending.result_id}'")
+    for run in found:
+        if run.data.tags.get(COMPLETE) == "true":
+            return LoggedRun(run.info.run_id, new=False)
+    for run in found:
+        ask(client.delete_run, run.info.run_id)
+    when = int(pending.finished * 1000)
+    name = f"{record.kind}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(pending.finished))}"
+    tags = {_KIND: record.kind, RESULT: pending.result_id, **record.tags}
+    run_id = ask(client.create_run, experiment, start_time=when, tags=tags, run_name=name).info.run_id
+    metrics = [Metric(name, value, when, 0) for name, value in record.metrics.items()]
+    metrics += [Metric(name, value, when, step) for name, points in record.series.items() for step, value in points]
+    params = [Param(name, value[:6000]) for name, value in record.params.items()]
+    for start in range(0, max(len(metrics), len(params)), _BATCH):
+        stop = start + _BATCH
+        ask(client.log_batch, run_id, metrics=metrics[start:stop], params=params[start:stop])
+    _log_data(store, run_id, record)
+    for path in record.artifacts:
+        ask(client.log_artifact, run_id, str(path), size=path.stat().st_size)
+    added = attach(experiment, run_id) if attach else {}
+    ask(client.set_terminated, run_id)
+    complete = [RunTag(name, value) for name, value in {**added, COMPLETE: "true"}.items()]
+    ask(client.log_batch, run_id, tags=complete)
+    return LoggedRun(run_id, new=True)
 
 
 def compare_link(uri: str, run_ids: Sequence[str]) -> str | None:
@@ -90,109 +133,48 @@ def compare_link(uri: str, run_ids: Sequence[str]) -> str | None:
     """
     if len(run_ids) < 2:
         return None
-    import mlflow
-
     try:
-        with client_environment():
-            experiment = mlflow.MlflowClient(tracking_uri=uri).get_run(run_ids[0]).info.experiment_id
-    except Exception as error:
-        logger.warning("no link to compare runs: %s", type(error).__name__)
+        with open_store(uri) as store:
+            experiment = store.ask(store.client.get_run, run_ids[0]).info.experiment_id
+    except StoreError as error:
+        logger.warning("no link to compare runs: %s", error)
         return None
-    base = redacted(uri).rstrip("/") if uri.startswith(("http://", "https://")) else _LOCAL_SERVER
+    base = redacted(uri).rstrip("/") if is_server(uri) else _LOCAL_SERVER
     runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in (list(run_ids), [experiment]))
     return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
 
 
-def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
-    """Log a finished job as one run and return its id; None, with a warning, where the server does not take it.
+def _experiment(store: Store, name: str) -> str:
+    """Its id; made where it is missing."""
+    from mlflow import MlflowException
 
-    A server that did not take a run is not asked again by this process.
-    """
-    if tracking_uri in _refused:
-        logger.warning("not tracked: %s did not take an earlier run", redacted(tracking_uri))
-        return None
-    started = time.perf_counter()
+    found = store.ask(store.client.get_experiment_by_name, name)
+    if found is not None:
+        return found.experiment_id
+    database = database_file(store.uri)
+    # With a database and no server, artifacts would go below the working directory.
+    location = None if database is None else (database.parent / "mlartifacts").as_uri()
     try:
-        with client_environment(), _one_at_a_time(tracking_uri, root):
-            return _log(record, tracking_uri, root)
-    except Exception as error:
-        # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
-        if tracking_uri.startswith(("http://", "https://")):
-            _refused.add(tracking_uri)
-        logger.warning(
-            "not tracked: %s did not take the run after %.1f s (%s: %s); the results are on disk, and the same command "
-            "logs them when it answers",
-            redacted(tracking_uri),
-            time.perf_counter() - started,
-            type(error).__name__,
-            str(error).replace(tracking_uri, redacted(tracking_uri)).splitlines()[0][:300] if str(error) else "",
-        )
-        return None
+        return store.ask(store.client.create_experiment, name, artifact_location=location)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        # Another process was faster.
+        made: Any = store.ask(store.client.get_experiment_by_name, name)
+        return made.experiment_id
 
 
-def _log(record: RunRecord, tracking_uri: str, root: Path) -> str:
-    import mlflow
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+def _log_data(store: Store, run_id: str, record: RunRecord) -> None:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    client = mlflow.MlflowClient(tracking_uri=tracking_uri)
-    experiment = client.get_experiment_by_name(record.experiment)
-    if experiment is None:
-        # With a database and no server, artifacts would go below the working directory.
-        location = (root / "mlartifacts").as_uri() if tracking_uri.startswith("sqlite:") else None
-        experiment_id = client.create_experiment(record.experiment, artifact_location=location)
-    else:
-        experiment_id = experiment.experiment_id
-    now = int(time.time() * 1000)
-    tags = {_KIND_TAG: record.kind, **record.tags}
-    run = client.create_run(experiment_id, tags=tags, run_name=f"{record.kind}-{time.strftime('%Y%m%d-%H%M%S')}")
-    run_id = run.info.run_id
-    metrics = [Metric(name, float(value), now, 0) for name, value in record.metrics.items()]
-    metrics += [Metric(name, value, now, step) for name, points in record.series.items() for step, value in points]
-    params = [Param(name, str(value)[:6000]) for name, value in _flat(record.params)]
-    for start in range(0, max(len(metrics), len(params)), 100):
-        client.log_batch(run_id, metrics=metrics[start : start + 100], params=params[start : start + 100])
-    if record.data is not None:
-        data = Dataset(
-            name=record.data.name,
-            digest=record.data.digest,
-            source_type="local",
-            source=json.dumps({"uri": record.data.origin}),
-            profile=json.dumps({"num_rows": record.data.rows}),
-        )
-        client.log_inputs(run_id, datasets=[DatasetInput(data, [InputTag("mlflow.data.context", "input")])])
-    for path in record.artifacts:
-        client.log_artifact(run_id, str(path))
-    client.log_batch(run_id, tags=[RunTag("otad.complete", "true")])
-    client.set_terminated(run_id)
-    return run_id
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-@contextmanager
-def _one_at_a_time(tracking_uri: str, root: Path) -> Iterator[None]:
-    """Two processes that first open one SQLite file make the same tables, and one of them fails."""
-    if not tracking_uri.startswith("sqlite:"):
-        yield
+    if record.data is None:
         return
-    with (root / ".mlflow.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def client_environment() -> Iterator[None]:
-    """MLflow's client set to give up soon, for the duration of the block; what the user has set stays."""
-    added = {name: value for name, value in _CLIENT_SETTINGS.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
+    data = Dataset(
+        name=record.data.name,
+        digest=record.data.digest,
+        source_type="local",
+        source=json.dumps({"uri": record.data.origin}),
+        profile=json.dumps({"num_rows": record.data.rows}),
+    )
+    used = [DatasetInput(data, [InputTag("mlflow.data.context", "input")])]
+    store.ask(store.client.log_inputs, run_id, datasets=used)

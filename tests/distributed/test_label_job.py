@@ -200,8 +200,12 @@ def test_a_dead_tracking_server_loses_nothing(storage: Path, result: dict, tmp_p
     assert dead["run_id"] is None
     assert "secret" not in json.dumps(dead)
     assert len(read_labels(labels)) == ROWS
+    (pending,) = (storage / "pending").glob("*.json")
+    assert json.loads(pending.read_text())["record"]["kind"] == "labels"
+    assert "secret" not in pending.read_text()
     # The same command logs the run once a server answers.
     replayed = run_label_job(label_config(storage, labels=labels))
     assert replayed["rows_computed"] == 0
     assert replayed["run_id"]
     assert replayed["rows_per_second"] == dead["rows_per_second"]
+    assert not pending.exists()
