@@ -1,5 +1,6 @@
 """What the sweep's actors do, in this process: cohorts attacked, spared, failed, certified, and judged."""
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 import pytest
 import torch
 from digits_jobs import quick_preset
+from mosek_standin import install
 from torch import Tensor, nn
 
 from otad_ray.artifacts import write_json
@@ -17,7 +19,7 @@ from otad_ray.data import DataFolders
 from otad_ray.defenses import OTAD, MemoryDefense
 from otad_ray.distributed import sweep_tasks
 from otad_ray.distributed.shards import Shard, ShardedDirectory, write_shard
-from otad_ray.distributed.sweep_tasks import COHORT_SIZE, AttackTask, CleanTask, Samples
+from otad_ray.distributed.sweep_tasks import COHORT_SIZE, RETRYABLE_RECORDS, AttackTask, CleanTask, Samples
 from otad_ray.evaluation import Evidence, find_flags
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import build_backbone
@@ -116,6 +118,30 @@ def test_a_module_that_raises_costs_its_cohort(otad: OTAD) -> None:
         assert set(statuses[COHORT_SIZE:]) == {"attack_error"}
         assert "attack_error" not in set(statuses[:COHORT_SIZE])
         assert table["error"].to_pylist()[-1] == "RuntimeError: out of cheese"
+
+
+def test_a_license_lost_in_mid_cohort_makes_the_cohort_retryable(otad: OTAD, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(SAMPLES, count=4)
+    defense = OTAD(otad.backbone, otad.memory, replace(otad.config, solver="mosek"))
+    tasks = (
+        replace(attack(defense, otad, "noise"), samples=few),
+        CleanTask(few, Source(defense, otad), "torch", False),
+    )
+    whole = install(monkeypatch, left=inf)
+    expected = [task.open()(np.arange(few.count)) for task in tasks]
+    assert all("attack_error" not in table["status"].to_pylist() for table in expected)
+    for task, table in zip(tasks, expected, strict=True):
+        whole.solves = 0
+        task.open()(np.arange(few.count))
+        # Lost at the first row, on the way, and at the very last row.
+        for left in (0, whole.solves // 2, whole.solves - 1):
+            install(monkeypatch, left=left)
+            lost = task.open()(np.arange(few.count))
+            assert set(lost["status"].to_pylist()) == {"attack_error"} <= RETRYABLE_RECORDS
+            assert "SolverInterruptedError: the solver was interrupted" in lost["error"].to_pylist()[0]
+            assert not any(lost["broken" if "broken" in lost.column_names else "clean_correct"].to_pylist())
+        whole = install(monkeypatch, left=inf)
+        assert str(task.open()(np.arange(few.count)).to_pylist()) == str(table.to_pylist())
 
 
 def write(directory: Path, table: pa.Table) -> str:
