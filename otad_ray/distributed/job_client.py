@@ -105,7 +105,7 @@ def _use_token() -> None:
 def _refused(error: AuthenticationError) -> str:
     what = "wants a token" if "required" in str(error) else "refuses the token that was sent"
     return (
-        f"the cluster {what}: set RAY_AUTH_TOKEN_PATH to the file that holds the cluster's token, RAY_AUTH_TOKEN to the "
+        f"the cluster {what}: set RAY_AUTH_TOKEN_PATH to a file with the cluster's token, RAY_AUTH_TOKEN to the "
         "token itself, or put it into ~/.ray/auth_token"
     )
 

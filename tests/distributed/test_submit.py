@@ -34,6 +34,11 @@ def free_ports(count: int) -> list[int]:
         return [item.getsockname()[1] for item in sockets]
 
 
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def stop(process: subprocess.Popen) -> None:
     """End a head and all that it started; asked kindly, Ray takes half a minute."""
     below = descendants(process.pid)
@@ -82,6 +87,7 @@ def head() -> Iterator[dict[str, str]]:
         with Path(temporary, "head.log").open("w") as log:
             process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
         try:
+            wait_for(lambda: process.poll() is not None or listens(ports["dashboard-port"]), 90)
             yield environment
         finally:
             stop(process)
