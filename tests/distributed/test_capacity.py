@@ -19,7 +19,14 @@ from mosek_standin import install
 from otad_ray.artifacts import to_jsonable
 from otad_ray.cip import Status
 from otad_ray.distributed import capacity
-from otad_ray.distributed.capacity import MOSEK_TOKEN, PoolRequest, actor_pool, capacity_wait, check_num_actors
+from otad_ray.distributed.capacity import (
+    MOSEK_TOKEN,
+    PoolRequest,
+    actor_pool,
+    capacity_wait,
+    check_num_actors,
+    wait_for_room,
+)
 from otad_ray.distributed.labels import LabelTask
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.sharded_run import ShardActor
@@ -80,6 +87,20 @@ def test_no_more_is_waited_for_than_there_is_work(monkeypatch: pytest.MonkeyPatc
     with actor_pool(dual(num_actors=50, wait=60), work=3) as num_actors:
         assert num_actors == 3
     assert len(machines.requests[0]) == 4
+
+
+def test_workers_with_gpus_are_asked_for_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = Machines(monkeypatch, scales_to=100, CPU=4, GPU=1)
+    machines.used["GPU"] = 1
+
+    def grow(bundles: list[dict[str, int]]) -> None:
+        machines.requests.append(bundles)
+        machines.total["GPU"] = max(machines.total["GPU"], len(bundles))
+
+    monkeypatch.setattr(capacity, "request_resources", grow)
+    wait_for_room(2, use_gpu=True, seconds=60)
+    # One is in use already.
+    assert machines.requests == [[{"CPU": 1, "GPU": 1}] * 3, []]
 
 
 def test_a_wait_is_bounded_and_says_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

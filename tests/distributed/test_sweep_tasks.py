@@ -16,11 +16,11 @@ from otad_ray.artifacts import write_json
 from otad_ray.attacks import Budget, find_attack
 from otad_ray.certification import certified_radius
 from otad_ray.data import DataFolders
-from otad_ray.defenses import OTAD, MemoryDefense
+from otad_ray.defenses import KNN, OTAD, MemoryDefense
 from otad_ray.distributed import sweep_tasks
 from otad_ray.distributed.shards import Shard, ShardedDirectory, write_shard
 from otad_ray.distributed.sweep_tasks import COHORT_SIZE, RETRYABLE_RECORDS, AttackTask, CleanTask, Samples
-from otad_ray.evaluation import Evidence, find_flags
+from otad_ray.evaluation import Evidence, evaluate_batch, find_flags
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import build_backbone
 from otad_ray.training import TrainingConfig, train_backbone
@@ -142,6 +142,17 @@ def test_a_license_lost_in_mid_cohort_makes_the_cohort_retryable(otad: OTAD, mon
             assert not any(lost["broken" if "broken" in lost.column_names else "clean_correct"].to_pylist())
         whole = install(monkeypatch, left=inf)
         assert str(task.open()(np.arange(few.count)).to_pylist()) == str(table.to_pylist())
+
+
+def test_an_evaluated_row_is_retryable_where_any_defense_was_interrupted(
+    otad: OTAD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, left=2)
+    solved_by_mosek = OTAD(otad.backbone, otad.memory, replace(otad.config, solver="mosek"))
+    batch = SAMPLES.take(np.arange(5))
+    knn = KNN(otad.backbone, otad.memory)
+    table = evaluate_batch(batch, knn, {"dual": otad, "mosek": solved_by_mosek})
+    assert [status == "interrupted" for status in table["status"].to_pylist()] == [False] * 2 + [True] * 3
 
 
 def write(directory: Path, table: pa.Table) -> str:
