@@ -33,8 +33,11 @@ def main(*, repository: Path, description: str) -> int:
         submission = plan_submission(arguments, repository, os.environ)
         return submit(submission, follow=not arguments.no_wait)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 1
+    except KeyboardInterrupt:
+        _say("interrupted before the job was followed; ray job list shows whether it was submitted")
+        return _INTERRUPTED
 
 
 def submit(submission: Submission, *, follow: bool = True, out: TextIO | None = None) -> int:
@@ -82,9 +85,9 @@ def _connect(address: str | None) -> JobSubmissionClient:
     if address:
         # Ray prefers its variables to an address that is given.
         os.environ[_ADDRESS] = address
-    _use_token()
+    headers = _token_header()
     try:
-        return JobSubmissionClient()
+        return JobSubmissionClient(headers=headers)
     except AuthenticationError as error:
         raise InputError(_refused(error)) from error
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
@@ -95,11 +98,22 @@ def _connect(address: str | None) -> JobSubmissionClient:
         ) from error
 
 
-def _use_token() -> None:
-    """Ray's client sends a token only if it is told to; where there is one, it is meant."""
-    there = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-    if there or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+def _token_header() -> dict[str, str]:
+    """The header with the cluster's token, from where Ray looks for it; none where there is no token.
+
+    Ray itself sends one only if RAY_AUTH_MODE says so; where there is a token, it is meant.
+    """
+    if os.environ.get("RAY_AUTH_MODE") == "disabled":
+        return {}
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    try:
+        token = os.environ.get("RAY_AUTH_TOKEN") or path.read_text()
+    except OSError as error:
+        if named:
+            raise InputError(f"RAY_AUTH_TOKEN_PATH is {named!r}, which cannot be read: {error.strerror}") from error
+        return {}
+    return {"Authorization": f"Bearer {token.strip()}"}
 
 
 def _refused(error: AuthenticationError) -> str:

@@ -135,6 +135,28 @@ def test_a_log_that_stays_away_is_given_up(server: Server, monkeypatch: pytest.M
         job_client.submit(plan(), out=io.StringIO())
 
 
+def test_the_token_is_found_where_ray_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert job_client._token_header() == {}
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("home\n")
+    assert job_client._token_header() == {"Authorization": "Bearer home"}
+    (tmp_path / "mine").write_text("file")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "mine"))
+    assert job_client._token_header() == {"Authorization": "Bearer file"}
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "variable")
+    assert job_client._token_header() == {"Authorization": "Bearer variable"}
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    assert job_client._token_header() == {}
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.delenv(name)
+    (tmp_path / "mine").unlink()
+    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH is .*mine', which cannot be read"):
+        job_client._token_header()
+
+
 def test_not_waiting_is_not_following(server: Server) -> None:
     assert job_client.submit(plan(), follow=False) == 0
     assert server.tails == 0

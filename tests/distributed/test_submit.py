@@ -117,7 +117,7 @@ def check_labels(storage: Path) -> None:
 
 
 def test_submitted_labels_are_complete(head: dict[str, str], tmp_path: Path) -> None:
-    done = submitted(head, tmp_path, "label_qcp", *QUICK_OPTIONS)
+    done = submitted(head, tmp_path, "label_qcp", *QUICK_OPTIONS, RAY_AUTH_MODE="")
     check_labels(tmp_path)
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["rows"] == ROWS
@@ -154,8 +154,9 @@ def test_a_failure_ends_with_the_drivers_exit_code(head: dict[str, str], tmp_pat
 @pytest.mark.slow
 def test_without_the_token_nothing_is_taken(head: dict[str, str], tmp_path: Path) -> None:
     for token, message in (("0" * 64, "refuses the token"), ("", "wants a token")):
-        mode = "token" if token else "disabled"
-        done = submitted(head, tmp_path, "label_qcp", code=1, RAY_AUTH_TOKEN=token, RAY_AUTH_MODE=mode)
+        # A home without a token of its own; and RAY_AUTH_MODE is not needed.
+        variables = {"RAY_AUTH_TOKEN": token, "RAY_AUTH_MODE": "", "HOME": str(tmp_path)}
+        done = submitted(head, tmp_path, "label_qcp", code=1, **variables)
         assert f"error: the cluster {message}" in done.stderr
         assert "RAY_AUTH_TOKEN_PATH" in done.stderr
         assert head["RAY_AUTH_TOKEN"] not in done.stderr
