@@ -153,7 +153,7 @@ def test_the_token_is_found_where_ray_looks(tmp_path: Path, monkeypatch: pytest.
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.delenv(name)
     (tmp_path / "mine").unlink()
-    with pytest.raises(InputError, match="RAY_AUTH_TOKEN_PATH is .*mine', which cannot be read"):
+    with pytest.raises(InputError, match=r"RAY_AUTH_TOKEN_PATH is .*mine', which cannot be read"):
         job_client._token_header()
 
 
