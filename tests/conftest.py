@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for name in ("OTAD_DATA", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+    for name in ("OTAD_DATA", "OTAD_CAPACITY_WAIT", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OTAD_STORAGE", str(tmp_path_factory.mktemp("storage")))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -84,7 +84,10 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """The commit of the code, with a plus sign where files differ from it; "unknown" outside a checkout."""
+    """The commit of the code, with a plus sign where files differ from it.
+
+    Outside a checkout, as in a submitted job, OTAD_COMMIT, or "unknown".
+    """
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--abbrev=7"],
@@ -95,5 +98,5 @@ def _commit() -> str:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return os.environ.get("OTAD_COMMIT", "unknown")
     return found.stdout.strip()

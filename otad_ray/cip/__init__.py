@@ -11,11 +11,12 @@ from otad_ray.cip.integrate import GramSolution, Solution, integrate, integrate_
 from otad_ray.cip.potentials import Potentials, brenier_potentials
 from otad_ray.cip.program import CROSS_TERMS, CrossTerm, center_displacement
 from otad_ray.cip.regularity import Regularity
-from otad_ray.cip.solvers import SolverUnavailableError, check_solver, check_solver_name, known_solvers
-from otad_ray.cip.status import RETRYABLE, Status
+from otad_ray.cip.solvers import MOSEK, SolverUnavailableError, check_solver, check_solver_name, known_solvers
+from otad_ray.cip.status import RETRYABLE, SolverInterruptedError, Status, refuse_interruptions
 
 __all__ = [
     "CROSS_TERMS",
+    "MOSEK",
     "RETRYABLE",
     "CrossTerm",
     "GramBlocks",
@@ -23,6 +24,7 @@ __all__ = [
     "Potentials",
     "Regularity",
     "Solution",
+    "SolverInterruptedError",
     "SolverUnavailableError",
     "Status",
     "brenier_potentials",
@@ -33,4 +35,5 @@ __all__ = [
     "integrate",
     "integrate_gram",
     "known_solvers",
+    "refuse_interruptions",
 ]

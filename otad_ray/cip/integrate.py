@@ -12,7 +12,7 @@ from otad_ray.cip.program import CipProgram, CrossTerm, cip_program
 from otad_ray.cip.regularity import Regularity
 from otad_ray.cip.simplex_qp import solve_simplex_qp
 from otad_ray.cip.solvers import DUAL, RowSolver, row_solver
-from otad_ray.cip.status import Status
+from otad_ray.cip.status import Status, check_interruptions
 
 # Largest relative residual of a row that counts as solved. The dual reaches a few roundings; conic solvers
 # stop when the value is right to about 1e-8, which leaves the weights, and so the gap, right to about 1e-4.
@@ -197,6 +197,7 @@ def _solve_rows(program: CipProgram, centers: Tensor, solve_row: RowSolver) -> _
         if result.weights is not None and result.value is not None:
             weights[row] = torch.as_tensor(result.weights)
             value[row] = result.value * scale[row]
+    check_interruptions(int((status == Status.INTERRUPTED).sum()))
     return _ProgramSolution(weights, value, status, _CONIC_TOLERANCE)
 
 

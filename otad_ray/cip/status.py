@@ -1,5 +1,8 @@
 """What became of one row of a convex integration."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import IntEnum
 
 
@@ -26,3 +29,32 @@ class Status(IntEnum):
 
 
 RETRYABLE = frozenset({Status.INTERRUPTED})
+
+
+class SolverInterruptedError(RuntimeError):
+    """A solver was interrupted where an answer of every row is needed; try again later."""
+
+
+_refused: ContextVar[bool] = ContextVar("interruptions are refused", default=False)
+
+
+@contextmanager
+def refuse_interruptions() -> Iterator[None]:
+    """Within the block a row that becomes `INTERRUPTED` raises SolverInterruptedError.
+
+    For what asks a defense many times and keeps only its own conclusion, such as an attack or a certificate: rows
+    without an answer would go into it unseen.
+    """
+    token = _refused.set(True)
+    try:
+        yield
+    finally:
+        _refused.reset(token)
+
+
+def check_interruptions(num_interrupted: int) -> None:
+    """SolverInterruptedError for any interrupted row, within `refuse_interruptions`."""
+    if num_interrupted and _refused.get():
+        raise SolverInterruptedError(
+            f"the solver was interrupted on {num_interrupted} rows (a license that is missing or lost, or a time limit)"
+        )

@@ -19,6 +19,7 @@ from otad_ray.artifacts import (
     write_json,
 )
 from otad_ray.data import Split, load_all
+from otad_ray.distributed.capacity import capacity_wait
 from otad_ray.distributed.cluster import check_num_workers
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.training import Trainer, TrainingTask, train_here, train_on_ray
@@ -185,7 +186,8 @@ def _backbone_run(workspace: Workspace, directory: Path, manifest: dict[str, Any
 
 def run_training(config: TrainJobConfig) -> dict[str, Any]:
     """The training job, on Ray Train; what the last line of its output says."""
-    check_num_workers(config.num_workers, config.address)
+    waits = capacity_wait(config.capacity_wait) > 0
+    check_num_workers(config.num_workers, config.address, use_gpu=config.use_gpu, waits=waits)
     directory, _ = ensure_backbone(Workspace(config), partial(train_on_ray, config=config))
     manifest = read_manifest(directory, kind="backbone")
     return {"backbone": str(directory), "rows": manifest["rows"], **manifest["metrics"]}

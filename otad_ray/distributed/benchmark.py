@@ -17,7 +17,8 @@ from torch import Tensor
 from otad_ray.artifacts import write_json
 from otad_ray.benchmarks import Measurement, best_of, flat_search_seconds, machine, measure_cip, measure_search, threads
 from otad_ray.distributed.benchmark_robustness import measure_attacks, measure_certification
-from otad_ray.distributed.cluster import check_num_actors, num_cores, ray_session
+from otad_ray.distributed.capacity import check_num_actors
+from otad_ray.distributed.cluster import num_cores, ray_session
 from otad_ray.distributed.labels import LabelTask
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
@@ -57,7 +58,7 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     for part in config.parts:
         if part not in _PARTS:
             raise InputError(f"unknown part {part!r}; known: {', '.join(_PARTS)}")
-    check_num_actors(config.num_actors, config.address)
+    check_num_actors(config.pool, config.address)
     workspace = Workspace(config)
     measurements = []
     for part in config.parts:

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Logical CPUs that actors and training workers leave free: Ray Data's own tasks need one, and a pool that takes every
 # CPU waits for it without a word.
-_SPARE_CPUS = 1
+SPARE_CPUS = 1
 _SETTLE_SECONDS = 5.0
 _PROBE_SECONDS = 5.0
 
@@ -47,7 +47,7 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
             ) from error
     else:
         # The spare CPU need not be a core of its own: as many actors as cores can work.
-        cpus = num_cores() + _SPARE_CPUS
+        cpus = num_cores() + SPARE_CPUS
         ray.init(address="local", num_cpus=cpus, include_dashboard=dashboard, logging_level=logging.WARNING)
     quiet_ray_data()
     try:
@@ -62,15 +62,6 @@ def quiet_ray_data() -> None:
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
 
 
-def check_num_actors(requested: int | None, address: str | None) -> None:
-    """InputError, before any work, for a cluster that does not answer or cannot take so many actors."""
-    if _starts_locally(address):
-        _check_spare("num_actors", 1 if requested is None else requested, num_cores())
-        return
-    with ray_session(address):
-        choose_num_actors(requested, work=requested or 1)
-
-
 @dataclass(frozen=True)
 class WorkerResources:
     """What each training worker gets: whole CPUs, and a GPU or none."""
@@ -82,22 +73,29 @@ class WorkerResources:
         return "1 GPU" if self.use_gpu else f"{self.num_cpus} CPU{'s' * (self.num_cpus > 1)}"
 
 
-def check_num_workers(requested: int, address: str | None) -> None:
-    """InputError, before any work, for a cluster that does not answer or cannot take so many training workers."""
-    if _starts_locally(address):
-        _check_workers(requested, cpus=num_cores(), gpus=torch.cuda.device_count() or None)
+def check_num_workers(requested: int, address: str | None, *, use_gpu: bool | None = None, waits: bool = False) -> None:
+    """InputError, before any work, for a cluster that does not answer or cannot take so many training workers.
+
+    use_gpu: as of `worker_resources`. waits: a cluster that has no room yet may get it.
+    """
+    if starts_locally(address):
+        gpus = 0 if use_gpu is False else torch.cuda.device_count()
+        _check_workers(requested, cpus=num_cores(), gpus=gpus if gpus or use_gpu else None)
         return
     with ray_session(address):
-        worker_resources(requested)
+        if not waits:
+            worker_resources(requested, use_gpu=use_gpu)
 
 
-def worker_resources(num_workers: int) -> WorkerResources:
-    """GPUs where the open cluster has them, one a worker, and an equal share of its spare CPUs.
+def worker_resources(num_workers: int, *, use_gpu: bool | None = None) -> WorkerResources:
+    """What each of the workers gets: a GPU or none, and an equal share of the open cluster's spare CPUs.
 
-    Raises InputError for more workers than the cluster has spare CPUs or, where it has any, GPUs.
+    use_gpu: by default where the cluster has any. Raises InputError for more workers than the cluster has spare CPUs
+    or, where they are used, GPUs.
     """
     spare = _spare_cpus(wanted=num_workers)
-    use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
+    if use_gpu is None:
+        use_gpu = ray.cluster_resources().get("GPU", 0) >= 1
     _check_workers(num_workers, cpus=spare, gpus=int(ray.available_resources().get("GPU", 0)) if use_gpu else None)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     share = spare // num_workers
@@ -118,11 +116,11 @@ def choose_num_actors(requested: int | None, *, work: int) -> int:
     Raises InputError for more than the cluster has spare CPUs: such a pool would wait for ever.
     """
     spare = _spare_cpus(wanted=requested or 1)
-    _check_spare("num_actors", 1 if requested is None else requested, spare)
+    check_spare("num_actors", 1 if requested is None else requested, spare)
     return min(work, requested or spare)
 
 
-def _starts_locally(address: str | None) -> bool:
+def starts_locally(address: str | None) -> bool:
     """Whether a session at `address` would start a cluster on this machine."""
     return not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS"))
 
@@ -146,7 +144,7 @@ def _places(node: dict[str, float], share: int, *, use_gpu: bool) -> int:
 
 def _check_workers(requested: int, *, cpus: int, gpus: int | None) -> None:
     """gpus: those that are free, or None where there are none at all."""
-    _check_spare("num_workers", requested, cpus)
+    check_spare("num_workers", requested, cpus)
     if gpus is not None and gpus < requested:
         raise InputError(
             f"num_workers is {requested}, but the cluster has {gpus} free GPUs, one for each worker. "
@@ -154,11 +152,14 @@ def _check_workers(requested: int, *, cpus: int, gpus: int | None) -> None:
         )
 
 
-def _check_spare(field: str, requested: int, spare: int) -> None:
+def check_spare(field: str, requested: int, spare: int) -> None:
     if requested < 1:
         raise InputError(f"need {field} >= 1, got {requested}")
     if spare < 1:
-        raise InputError("the cluster has no spare CPU; wait for other jobs to end or add nodes")
+        raise InputError(
+            "the cluster has no spare CPU; wait for other jobs to end or add nodes, or let this job wait for them "
+            "with --capacity-wait SECONDS"
+        )
     if requested > spare:
         raise InputError(
             f"{field} is {requested}, but the cluster has {spare} spare CPUs besides the one that Ray Data needs: "
@@ -170,8 +171,8 @@ def _spare_cpus(wanted: int) -> int:
     """Free CPUs less those left for Ray; waits a little for CPUs that a job just ended is still giving back."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
-        spare = int(ray.available_resources().get("CPU", 0)) - _SPARE_CPUS
-        total = int(ray.cluster_resources().get("CPU", 0)) - _SPARE_CPUS
+        spare = int(ray.available_resources().get("CPU", 0)) - SPARE_CPUS
+        total = int(ray.cluster_resources().get("CPU", 0)) - SPARE_CPUS
         if spare >= min(wanted, total) or time.monotonic() > deadline:
             return spare
         time.sleep(0.2)

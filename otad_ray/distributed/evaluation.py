@@ -12,7 +12,7 @@ from otad_ray.cip import RETRYABLE, check_solver
 from otad_ray.data import DataFolders, Split, open_split
 from otad_ray.defenses import KNN, OTAD, load_defense
 from otad_ray.distributed.backbones import ensure_backbone
-from otad_ray.distributed.cluster import check_num_actors
+from otad_ray.distributed.capacity import check_num_actors
 from otad_ray.distributed.defenses import save_memory_defenses
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
@@ -65,7 +65,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     preset = config.preset
     check_solver(preset.integration.solver)
     check_split(preset, config.split)
-    check_num_actors(config.num_actors, config.address)
+    check_num_actors(config.pool, config.address)
     workspace = Workspace(config)
     rows = workspace.rows(config.split)
     rows.check()

@@ -12,7 +12,7 @@ from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable, versions
 from otad_ray.cip import Status, check_solver
 from otad_ray.defenses.base import check_backbone
 from otad_ray.distributed.backbones import find_backbone
-from otad_ray.distributed.cluster import check_num_actors
+from otad_ray.distributed.capacity import check_num_actors
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
@@ -62,7 +62,7 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
     A rerun computes what is missing or retryable, and nothing else.
     """
     check_solver(config.preset.integration.solver)
-    check_num_actors(config.num_actors, config.address)
+    check_num_actors(config.pool, config.address)
     workspace = Workspace(config)
     if config.labels:
         ShardedDirectory.check(Path(config.labels))

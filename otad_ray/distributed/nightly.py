@@ -63,6 +63,7 @@ class NightlyConfig:
         storage: storage root (default: OTAD_STORAGE, else ~/otad_ray).
         tracking_uri: MLflow (default: MLFLOW_TRACKING_URI, else SQLite in the storage root).
         num_actors: size of the actor pool (default: one per spare CPU of the cluster).
+        capacity_wait: as of the attack sweep.
         address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
     """
 
@@ -78,6 +79,7 @@ class NightlyConfig:
     storage: str | None = None
     tracking_uri: str | None = None
     num_actors: int | None = None
+    capacity_wait: float | None = None
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -151,6 +153,7 @@ def _sweep_config(config: NightlyConfig, preset: Preset, night: Path, tracking_u
         storage=str(night),
         tracking_uri=tracking_uri,
         num_actors=config.num_actors,
+        capacity_wait=config.capacity_wait,
         address=config.address,
         defense=config.defense,
         attacks=config.attacks,

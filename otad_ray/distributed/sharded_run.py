@@ -16,7 +16,8 @@ import torch
 from ray.data import ActorPoolStrategy, DataContext
 from tqdm import tqdm
 
-from otad_ray.distributed.cluster import choose_num_actors, ray_session
+from otad_ray.distributed.capacity import actor_pool
+from otad_ray.distributed.cluster import ray_session
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
 
@@ -96,8 +97,7 @@ def run_unfinished(
     changed = sorted({place for place, _ in todo})
     for place in changed:
         work[place][0].update(complete=False)
-    with ray_session(config.address):
-        num_actors = choose_num_actors(config.num_actors, work=len(todo))
+    with ray_session(config.address), actor_pool(config.pool, work=len(todo)) as num_actors:
         largest = max(shard.stop - shard.start for _, shard in todo)
         there = sum(1 for output, _ in work for _ in output.shards) - len(todo)
         logger.info(f"computing {len(todo)} shards of up to {largest} rows on {num_actors} actors; {there} are there")

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from otad_ray.artifacts import versions
 from otad_ray.attacks import ATTACKS, Budget, Norm, check_logits, find_attack
 from otad_ray.certification import certified_radius
-from otad_ray.cip import check_solver
+from otad_ray.cip import check_solver, refuse_interruptions
 from otad_ray.data import Batch, DataSet, Split
-from otad_ray.distributed.cluster import check_num_actors, num_cores
+from otad_ray.distributed.capacity import check_num_actors
+from otad_ray.distributed.cluster import num_cores
 from otad_ray.distributed.defenses import DefenseSource, check_names, find_defenses
 from otad_ray.distributed.evaluation import check_split
 from otad_ray.distributed.options import ActorJobConfig
@@ -113,7 +114,7 @@ def run_attack_sweep(config: SweepConfig) -> dict[str, Any]:
     after everything else is done and reported, where a user's module raised.
     """
     check_solver(config.preset.integration.solver)
-    check_num_actors(config.num_actors, config.address)
+    check_num_actors(config.pool, config.address)
     check_split(config.preset, config.split)
     workspace = Workspace(config)
     rows = workspace.rows(config.split)
@@ -200,8 +201,9 @@ def _prepare(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -> Sw
     defense = source.open(plan.search)
     batch = plan.samples.take(np.arange(min(COHORT_SIZE, plan.samples.count)))
     try:
-        forward, gradient = _probe(defense, batch, workspace.definition.num_outputs)
-        reason = _refusal(defense, batch)
+        with refuse_interruptions():
+            forward, gradient = _probe(defense, batch, workspace.definition.num_outputs)
+            reason = _refusal(defense, batch)
     except InputError as error:
         raise InputError(f"defense {source.name!r}: {error}") from error
     except Exception as error:

@@ -13,6 +13,7 @@ from torch import nn
 
 from otad_ray.attacks import Attack, Budget, Streams
 from otad_ray.certification import certified_radius
+from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch, DataFolders, Rows, Split, open_split
 from otad_ray.defenses import MemoryDefense
 from otad_ray.distributed.defenses import DefenseSource
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 # Samples that are attacked together, whoever does it: how an attack's tensors are blocked depends on them alone. Of 50
 # queries each pays twice as much for reading the memory's sketches as of 100.
 COHORT_SIZE = 100
-# What an attack or a user's module raised; another run tries again.
+# What an attack or a user's module raised, and a solver that was interrupted; another run tries again.
 RETRYABLE_RECORDS = frozenset({RecordStatus.ATTACK_ERROR.value})
 _ERROR_LENGTH = 500
 
@@ -115,24 +116,25 @@ class AttackTask:
     def _attacked(self, defense: nn.Module, cohort: int, batch: Batch) -> pa.Table:
         streams = Streams.of(self._seed, batch.ids.tolist(), self.name, self.budget.norm, self.budget.eps)
         try:
-            guide = guide_of(defense, self.source, self.search)
-            result = self.attack(defense, batch.x, batch.y, self.budget, streams, guide=guide)
-            return attack_records(
-                defense,
-                batch.ids,
-                batch.x,
-                batch.y,
-                result.x_adv,
-                attack=self.name,
-                norm=self.budget.norm,
-                eps=self.budget.eps,
-                bounds=self.budget.bounds,
-                seed=self._seed,
-                queries=result.queries,
-                gradient_queries=result.gradient_queries,
-                zero_gradient_share=result.zero_gradient_share,
-                cohort=cohort,
-            )
+            with refuse_interruptions():
+                guide = guide_of(defense, self.source, self.search)
+                result = self.attack(defense, batch.x, batch.y, self.budget, streams, guide=guide)
+                return attack_records(
+                    defense,
+                    batch.ids,
+                    batch.x,
+                    batch.y,
+                    result.x_adv,
+                    attack=self.name,
+                    norm=self.budget.norm,
+                    eps=self.budget.eps,
+                    bounds=self.budget.bounds,
+                    seed=self._seed,
+                    queries=result.queries,
+                    gradient_queries=result.gradient_queries,
+                    zero_gradient_share=result.zero_gradient_share,
+                    cohort=cohort,
+                )
         except Exception as error:
             # One cohort that a user's module cannot answer must not cost the others their results.
             return failed_records(
@@ -208,8 +210,9 @@ class CleanTask:
 
     def _records(self, defense: nn.Module, batch: Batch) -> pa.Table:
         try:
-            certificate = certified_radius(defense, batch.x) if self.certified else None
-            net = guide_of(defense, self.source, self.search).backbone
-            return clean_records(defense, net, batch, certificate)
+            with refuse_interruptions():
+                certificate = certified_radius(defense, batch.x) if self.certified else None
+                net = guide_of(defense, self.source, self.search).backbone
+                return clean_records(defense, net, batch, certificate)
         except Exception as error:
             return failed_clean_records(batch, _told("clean samples", self.source, batch, error))

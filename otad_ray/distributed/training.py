@@ -18,6 +18,7 @@ from torch import Tensor
 
 from otad_ray.data import DataFolders, Rows, load_all, open_split
 from otad_ray.data.rows import iterate
+from otad_ray.distributed.capacity import capacity_wait, wait_for_room
 from otad_ray.distributed.cluster import WorkerResources, quiet_ray_data, ray_session, worker_resources
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.models import Backbone, build_backbone
@@ -103,7 +104,9 @@ def train_on_ray(task: TrainingTask, *, config: TrainJobConfig) -> None:
     """
     task = replace(task, checkpoint_every=config.checkpoint_every)
     with ray_session(config.address, dashboard=True):
-        resources = worker_resources(config.num_workers)
+        if seconds := capacity_wait(config.capacity_wait):
+            wait_for_room(config.num_workers, use_gpu=bool(config.use_gpu), seconds=seconds)
+        resources = worker_resources(config.num_workers, use_gpu=config.use_gpu)
         logger.info("%d workers with %s each", config.num_workers, resources)
         trainer = _trainer(task, task.rows(), config.num_workers, resources)
         diverged = trainer.fit().return_value  # type: ignore[attr-defined]

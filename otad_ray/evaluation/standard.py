@@ -26,7 +26,7 @@ def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Tabl
     """Predictions of KNN, its backbone (the net) and OTADs over the same backbone.
 
     Columns: id, label, prediction_<name> (a class, or a value where the labels are float); status, relaxations and
-    relative_error of the first OTAD.
+    relative_error of the first OTAD. The status is `interrupted` where any of them was: the row is tried again.
     """
     backbone = knn.backbone
     regression = batch.y.is_floating_point()
@@ -44,7 +44,9 @@ def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Tabl
     columns: dict[str, Tensor] = {"id": batch.ids, "label": batch.y}
     columns |= {f"prediction_{name}": values for name, values in predictions.items()}
     columns |= {"relaxations": first.relaxations, "relative_error": relative_error(features, first.feature)}
-    statuses = [Status(code).label for code in first.status.tolist()]
+    interrupted = torch.stack([solution.status == Status.INTERRUPTED for solution in solutions.values()]).any(0)
+    status = first.status.masked_fill(interrupted, int(Status.INTERRUPTED))
+    statuses = [Status(code).label for code in status.tolist()]
     return pa.table({**{name: values.numpy() for name, values in columns.items()}, "status": statuses})
 
 

@@ -1,5 +1,6 @@
 """What the sweep's actors do, in this process: cohorts attacked, spared, failed, certified, and judged."""
 
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
@@ -8,17 +9,18 @@ import pyarrow as pa
 import pytest
 import torch
 from digits_jobs import quick_preset
+from mosek_standin import install
 from torch import Tensor, nn
 
 from otad_ray.artifacts import write_json
 from otad_ray.attacks import Budget, find_attack
 from otad_ray.certification import certified_radius
 from otad_ray.data import DataFolders
-from otad_ray.defenses import OTAD, MemoryDefense
+from otad_ray.defenses import KNN, OTAD, MemoryDefense
 from otad_ray.distributed import sweep_tasks
 from otad_ray.distributed.shards import Shard, ShardedDirectory, write_shard
-from otad_ray.distributed.sweep_tasks import COHORT_SIZE, AttackTask, CleanTask, Samples
-from otad_ray.evaluation import Evidence, find_flags
+from otad_ray.distributed.sweep_tasks import COHORT_SIZE, RETRYABLE_RECORDS, AttackTask, CleanTask, Samples
+from otad_ray.evaluation import Evidence, evaluate_batch, find_flags
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import build_backbone
 from otad_ray.training import TrainingConfig, train_backbone
@@ -116,6 +118,41 @@ def test_a_module_that_raises_costs_its_cohort(otad: OTAD) -> None:
         assert set(statuses[COHORT_SIZE:]) == {"attack_error"}
         assert "attack_error" not in set(statuses[:COHORT_SIZE])
         assert table["error"].to_pylist()[-1] == "RuntimeError: out of cheese"
+
+
+def test_a_license_lost_in_mid_cohort_makes_the_cohort_retryable(otad: OTAD, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(SAMPLES, count=4)
+    defense = OTAD(otad.backbone, otad.memory, replace(otad.config, solver="mosek"))
+    tasks = (
+        replace(attack(defense, otad, "noise"), samples=few),
+        CleanTask(few, Source(defense, otad), "torch", False),
+    )
+    whole = install(monkeypatch, left=inf)
+    expected = [task.open()(np.arange(few.count)) for task in tasks]
+    assert all("attack_error" not in table["status"].to_pylist() for table in expected)
+    for task, table in zip(tasks, expected, strict=True):
+        whole.solves = 0
+        task.open()(np.arange(few.count))
+        # Lost at the first row, on the way, and at the very last row.
+        for left in (0, whole.solves // 2, whole.solves - 1):
+            install(monkeypatch, left=left)
+            lost = task.open()(np.arange(few.count))
+            assert set(lost["status"].to_pylist()) == {"attack_error"} <= RETRYABLE_RECORDS
+            assert "SolverInterruptedError: the solver was interrupted" in lost["error"].to_pylist()[0]
+            assert not any(lost["broken" if "broken" in lost.column_names else "clean_correct"].to_pylist())
+        whole = install(monkeypatch, left=inf)
+        assert str(task.open()(np.arange(few.count)).to_pylist()) == str(table.to_pylist())
+
+
+def test_an_evaluated_row_is_retryable_where_any_defense_was_interrupted(
+    otad: OTAD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(monkeypatch, left=2)
+    solved_by_mosek = OTAD(otad.backbone, otad.memory, replace(otad.config, solver="mosek"))
+    batch = SAMPLES.take(np.arange(5))
+    knn = KNN(otad.backbone, otad.memory)
+    table = evaluate_batch(batch, knn, {"dual": otad, "mosek": solved_by_mosek})
+    assert [status == "interrupted" for status in table["status"].to_pylist()] == [False] * 2 + [True] * 3
 
 
 def write(directory: Path, table: pa.Table) -> str:

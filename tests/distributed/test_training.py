@@ -113,6 +113,10 @@ def test_workers_fit_on_the_nodes(
     if total["GPU"]:
         with pytest.raises(InputError, match=rf"num_workers is 5, but the cluster has {total['GPU']:.0f} free GPUs"):
             worker_resources(5)
+        assert not worker_resources(num_workers, use_gpu=False).use_gpu
+    else:
+        with pytest.raises(InputError, match="the cluster has 0 free GPUs"):
+            worker_resources(num_workers, use_gpu=True)
 
 
 @pytest.mark.parametrize(

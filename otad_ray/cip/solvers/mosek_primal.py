@@ -50,6 +50,9 @@ def check_license() -> None:
         with mosek.Env() as environment:
             environment.checkoutlicense(mosek.feature.pton)
     except mosek.Error as error:
+        if int(error.errno) == int(mosek.rescode.err_license_max):
+            # Every token is taken: there is a license, and solves wait for their turn.
+            return
         raise SolverUnavailableError(
             f"solver 'mosek' got no license (MOSEK error {int(error.errno)}: {error.msg}). Set MOSEKLM_LICENSE_FILE to "
             "a license file or to port@host of a license server, or use --solver dual, which needs none."
