@@ -4,6 +4,7 @@ python dashboards/check_panels.py        # or: make dashboards-check; exits with
 """
 
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -293,6 +294,8 @@ def check_provisioning(folder: Path) -> None:
 
 def main() -> None:
     """Start the servers, run the jobs, print the panels."""
+    # Ended from outside, it ends its servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     # Sockets lie below the temporary folder, and their paths must stay short.
     with tempfile.TemporaryDirectory(prefix="otad-", dir="/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
