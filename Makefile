@@ -4,11 +4,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TOOLS := .tools
+PROMETHEUS_BINARY := $(TOOLS)/usr/bin/prometheus
 
 # uv does not read pip's configuration: give it the same wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test lint format clean
+.PHONY: setup demo test lint format clean prometheus dashboards-check
 
 setup: $(STAMP)
 
@@ -39,5 +41,18 @@ format: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Debian's, unpacked only: installed, it would run as a service that listens on all interfaces.
+prometheus: $(PROMETHEUS_BINARY)
+
+$(PROMETHEUS_BINARY):
+	@mkdir -p $(TOOLS)
+	cd $(TOOLS) && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
+	dpkg -x $(TOOLS)/prometheus_*.deb $(TOOLS)
+	rm $(TOOLS)/prometheus_*.deb
+	@touch $@
+
+dashboards-check: $(STAMP)
+	@$(BIN)/python dashboards/check_panels.py
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(TOOLS)

@@ -9,7 +9,7 @@ import sys, tempfile
 for name in ("ray", "mlflow", "faiss", "cvxpy", "mosek", "ot"):
     sys.modules[name] = None
 import torch
-import otad_ray.benchmarks, otad_ray.evaluation, otad_ray.presets
+import otad_ray.benchmarks, otad_ray.evaluation, otad_ray.monitoring.files, otad_ray.presets
 from otad_ray.cip import Regularity, integrate
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense

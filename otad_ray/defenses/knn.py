@@ -7,6 +7,7 @@ from torch import Tensor
 from otad_ray.defenses.base import MemoryDefense
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
+from otad_ray.stages import stage
 
 
 class KNN(MemoryDefense):
@@ -21,11 +22,13 @@ class KNN(MemoryDefense):
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
         """Logits (B, C) and mean features (B, D); nothing is solved."""
-        points = self.backbone.embed(inputs)
+        with stage("model"):
+            points = self.backbone.embed(inputs)
         index, _ = self.memory.search(points, self.neighbors)
         # A piecewise constant map has a gradient, and it is zero: an attack may ask for it.
         features = self.memory.features[index].to(points).mean(1) + 0 * points
-        return self.backbone.head(features), features, None
+        with stage("model"):
+            return self.backbone.head(features), features, None
 
     def settings(self) -> dict[str, Any]:
         return {"neighbors": self.neighbors}

@@ -8,6 +8,7 @@ from otad_ray.cip import Solution
 from otad_ray.defenses.base import MemoryDefense
 from otad_ray.memory import IntegrationConfig, NeighborMemory, integrate_neighbors
 from otad_ray.models import Backbone
+from otad_ray.stages import stage
 
 
 class OTAD(MemoryDefense):
@@ -26,13 +27,15 @@ class OTAD(MemoryDefense):
 
     def integrate(self, inputs: Tensor) -> tuple[Tensor, Solution]:
         """Positions of the neighbors (B, K) in the memory, and the solution, of inputs (B, *shape)."""
-        points = self.backbone.embed(inputs)
+        with stage("model"):
+            points = self.backbone.embed(inputs)
         return integrate_neighbors(self.memory, points, points, self.config)
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, Solution]:
         """Logits (B, C), integrated features (B, D), and the solution."""
         _, solution = self.integrate(inputs)
-        return self.backbone.head(solution.feature), solution.feature, solution
+        with stage("model"):
+            return self.backbone.head(solution.feature), solution.feature, solution
 
     def settings(self) -> dict[str, Any]:
         return {"config": self.config}

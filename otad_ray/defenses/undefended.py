@@ -6,6 +6,7 @@ from torch import Tensor
 
 from otad_ray.defenses.base import Defense, save_defense
 from otad_ray.models import Backbone
+from otad_ray.stages import stage
 
 
 class Undefended(Defense):
@@ -19,8 +20,9 @@ class Undefended(Defense):
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
         """Logits (B, C) and the net's features (B, D); nothing is solved."""
-        features = self.backbone.features(self.backbone.embed(inputs))
-        return self.backbone.head(features), features, None
+        with stage("model"):
+            features = self.backbone.features(self.backbone.embed(inputs))
+            return self.backbone.head(features), features, None
 
     def save(self, directory: str | Path) -> None:
         """Write `defense.json` and the backbone."""

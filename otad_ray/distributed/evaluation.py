@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast, get_args
 
@@ -58,6 +59,10 @@ class EvaluateTask:
         knn = cast(KNN, load_defense(self.knn, search=self.search))
         otads = {name: cast(OTAD, load_defense(directory, search=self.search)) for name, directory in self.otads}
         return lambda positions: evaluate_batch(rows.take(positions), knn, otads)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return {}
 
 
 def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:

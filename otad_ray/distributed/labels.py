@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from otad_ray.distributed.backbones import find_backbone
 from otad_ray.distributed.capacity import check_num_actors
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
+from otad_ray.distributed.shard_seconds import stage_seconds
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.distributed.workspace import Workspace
@@ -54,6 +56,10 @@ class LabelTask:
     def open(self) -> Compute:
         memory = NeighborMemory.load(self.memory, search=self.search)
         return lambda positions: label_rows(memory, positions, self.integration, dense=self.dense)
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return {}
 
 
 def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
@@ -118,6 +124,7 @@ def _finish(workspace: Workspace, output: ShardedDirectory, memory: NeighborMemo
     output.update(
         complete=retryable == 0,
         statistics=statistics.as_dict(),
+        stage_seconds=stage_seconds(output),
         memory={"directory": str(memory.directory), "fingerprint": memory.fingerprint},
         data=memory.manifest.get("data"),
         num_actors=summary.num_actors or output.manifest["num_actors"],

@@ -27,6 +27,7 @@ from otad_ray.benchmarks import machine
 from otad_ray.data import DataFolders, open_split
 from otad_ray.distributed.cluster import ray_session
 from otad_ray.distributed.defenses import NET
+from otad_ray.distributed.metrics import record_night
 from otad_ray.distributed.sweep import SweepConfig, run_attack_sweep
 from otad_ray.distributed.sweep_report import KIND as SWEEP
 from otad_ray.distributed.sweep_report import OUTCOMES
@@ -109,7 +110,9 @@ def sweep_presets(config: NightlyConfig, presets: list[Preset]) -> dict[str, Any
     sweeps = [_sweep_config(config, preset, night, tracking_uri) for preset in presets]
     with ray_session(config.address):
         results = [_sweep_and_compare(config, sweep, root, tracking_uri) for sweep in sweeps]
-    write_json(night / _NIGHT, {**state, "finished": True})
+        finished = time.time()
+        write_json(night / _NIGHT, {**state, "finished": True, "finished_at": finished})
+        record_night(config.address, {item["preset"]: len(item["regressions"]) for item in results}, finished)
     for result in results:
         for name in result["regressions"]:
             print(f"REGRESSION {result['preset']}: {name}", file=sys.stderr)

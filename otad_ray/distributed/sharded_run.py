@@ -4,7 +4,7 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,8 +18,12 @@ from tqdm import tqdm
 
 from otad_ray.distributed.capacity import actor_pool
 from otad_ray.distributed.cluster import ray_session
+from otad_ray.distributed.metrics import JobProgress, Recorder
 from otad_ray.distributed.options import ActorJobConfig
+from otad_ray.distributed.shard_seconds import with_seconds
 from otad_ray.distributed.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
+from otad_ray.monitoring.counts import count_rows
+from otad_ray.stages import record_stages
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +34,9 @@ _MAX_TASK_RETRIES = 3
 # Where no bar can be drawn, a line this often.
 _REPORT_SECONDS = 30.0
 
+# The job that makes shards of a kind.
+_JOB_NAMES = {"labels": "label_qcp", "evaluation": "evaluate", "attack": "attack_sweep", "clean": "attack_sweep"}
+
 Compute = Callable[[np.ndarray], pa.Table]
 
 
@@ -39,6 +46,20 @@ class ShardTask(Protocol):
     def open(self) -> Compute:
         """Open the files, in the actor; the result maps positions (n,) to a table with a `status` column."""
         ...
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """What its metrics are told apart by, beside the kind of its output and the preset."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """A task, the directory that its shards go to, and the labels of its metrics."""
+
+    task: ShardTask
+    directory: Path
+    labels: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -57,12 +78,13 @@ class RunSummary:
 class ShardActor:
     """Opens its tasks once, then computes the shards it is given and writes them."""
 
-    def __init__(self, tasks: Sequence[tuple[ShardTask, str]], retryable: frozenset[str]) -> None:
+    def __init__(self, work: Sequence[Work], retryable: frozenset[str], recorder: Recorder) -> None:
         # One thread each: actors are the unit of parallelism, and more threads than cores are slower.
         torch.set_num_threads(1)
         _limit_native_threads()
-        self._opened = [(task.open(), Path(directory)) for task, directory in tasks]
+        self._opened = [(item.task.open(), item) for item in work]
         self._retryable = retryable
+        self._recorder = recorder
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Shards as columns task, index, start and stop; the same with rows computed and the times of start and end."""
@@ -76,11 +98,14 @@ class ShardActor:
         return {**batch, "computed": np.array(computed), **times}
 
     def _write(self, task: int, shard: Shard) -> int:
-        compute, directory = self._opened[task]
-        previous, positions = read_finished_rows(shard, directory, self._retryable)
+        compute, work = self._opened[task]
+        previous, positions = read_finished_rows(shard, work.directory, self._retryable)
         if len(positions):
-            computed = compute(positions)
-            write_shard(shard.path(directory), merge_rows(previous, computed, shard, positions))
+            with record_stages() as seconds:
+                computed = compute(positions)
+            merged = merge_rows(previous, computed, shard, positions)
+            write_shard(shard.path(work.directory), with_seconds(merged, previous, seconds))
+            self._recorder.record(count_rows(computed).amounts(work.labels, seconds))
         return len(positions)
 
 
@@ -101,8 +126,15 @@ def run_unfinished(
         largest = max(shard.stop - shard.start for _, shard in todo)
         there = sum(1 for output, _ in work for _ in output.shards) - len(todo)
         logger.info(f"computing {len(todo)} shards of up to {largest} rows on {num_actors} actors; {there} are there")
-        tasks = [(task, str(output.directory)) for output, task in work]
-        summary = _run(todo, tasks, num_actors, retryable)
+        preset, kinds = config.preset.name, [output.manifest["kind"] for output, _ in work]
+        labeled = [
+            Work(task, output.directory, {"kind": kind, "preset": preset, **task.labels})
+            for (output, task), kind in zip(work, kinds, strict=True)
+        ]
+        recorder = Recorder.open(config.address)
+        rows = sum(shard.stop - shard.start for _, shard in todo)
+        with JobProgress(recorder, job_name=_JOB_NAMES[kinds[0]], preset=preset, rows=rows) as progress:
+            summary = _run(todo, labeled, num_actors, retryable, recorder, progress)
     if summary.rows == 0:
         for place in changed:
             work[place][0].reload()
@@ -111,9 +143,11 @@ def run_unfinished(
 
 def _run(
     todo: Sequence[tuple[int, Shard]],
-    tasks: Sequence[tuple[ShardTask, str]],
+    work: Sequence[Work],
     num_actors: int,
     retryable: frozenset[str],
+    recorder: Recorder,
+    progress: JobProgress,
 ) -> RunSummary:
     items = [{"task": place, **asdict(shard)} for place, shard in todo]
     context = DataContext.get_current()
@@ -124,7 +158,7 @@ def _run(
         warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             ShardActor,
-            fn_constructor_kwargs={"tasks": tasks, "retryable": retryable},
+            fn_constructor_kwargs={"work": work, "retryable": retryable, "recorder": recorder},
             compute=ActorPoolStrategy(size=num_actors),
             batch_size=1,
             batch_format="numpy",
@@ -133,6 +167,7 @@ def _run(
             max_task_retries=_MAX_TASK_RETRIES,
         )
     rows, first, last = 0, float("inf"), 0.0
+    summary = RunSummary(0, 0.0, num_actors)
     # Ray Data's own bars count blocks; people wait for rows.
     total = sum(shard.stop - shard.start for _, shard in todo)
     with tqdm(total=total, unit="row", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
@@ -145,7 +180,9 @@ def _run(
                 reported = time.monotonic()
             rows += int(done["computed"])
             first, last = min(first, done["started"]), max(last, done["finished"])
-    return RunSummary(rows, last - first, num_actors)
+            summary = RunSummary(rows, last - first, num_actors)
+            progress.advance(through, summary.rows_per_second)
+    return summary
 
 
 def _limit_native_threads() -> None:

@@ -22,6 +22,7 @@ from otad_ray.distributed.cluster import num_cores
 from otad_ray.distributed.defenses import DefenseSource, check_names, find_defenses
 from otad_ray.distributed.evaluation import check_split
 from otad_ray.distributed.options import ActorJobConfig
+from otad_ray.distributed.shard_seconds import stage_seconds
 from otad_ray.distributed.sharded_run import ShardTask, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.distributed.sweep_report import SweptDefense, report_sweep
@@ -29,6 +30,7 @@ from otad_ray.distributed.sweep_tasks import COHORT_SIZE, RETRYABLE_RECORDS, Att
 from otad_ray.distributed.sweep_units import PlannedAttack, SweepPlan, Unit, attack_units, clean_unit
 from otad_ray.distributed.workspace import Workspace
 from otad_ray.errors import InputError
+from otad_ray.monitoring.counts import count_tables
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +53,11 @@ _EPS: dict[tuple[str, str], tuple[float, ...]] = {
     ("regression", "linf"): (0.05, 0.1, 0.2),
 }
 _DEFAULT_SAMPLES = 1000
+# What is counted of each kind of records; examples and logits are large.
+_COUNTED = {
+    "attack": ("status", "relaxations", "queries", "gradient_queries", "broken"),
+    "clean": ("status", "radius", "clean_correct"),
+}
 # Forward passes of every example: as it was, as it is, and that once more.
 _VERIFICATION = 3
 
@@ -131,10 +138,16 @@ def run_attack_sweep(config: SweepConfig) -> dict[str, Any]:
         output.refuse_strangers()
         complete = not output.unfinished(RETRYABLE_RECORDS)
         if output.manifest["complete"] != complete:
-            output.update(complete=complete, versions=versions())
+            output.update(complete=complete, versions=versions(), **_counted(output))
     result = report_sweep(workspace, plan, swept, seconds)
     _raise_errors(swept)
     return result
+
+
+def _counted(output: ShardedDirectory) -> dict[str, Any]:
+    """What its manifest says of a unit's records, as metrics do."""
+    counts = count_tables(table for _, table in output.tables(_COUNTED[output.manifest["kind"]]))
+    return {"counts": counts.as_dict(), "stage_seconds": stage_seconds(output)}
 
 
 def make_plan(workspace: Workspace, config: SweepConfig) -> SweepPlan:

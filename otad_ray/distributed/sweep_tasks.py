@@ -1,7 +1,7 @@
 """The work of a sweep's actors: cohorts of samples attacked and verified, or certified."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -101,6 +101,11 @@ class AttackTask:
         return lambda wanted: pa.concat_tables(
             self._records(defense, number, self.samples.take(places)) for number, places in cohorts(wanted)
         )
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        budget = {"norm": self.budget.norm, "eps": f"{self.budget.eps:g}"}
+        return {"defense": self.source.name, "attack": self.name, **budget}
 
     def _records(self, defense: nn.Module, cohort: int, batch: Batch) -> pa.Table:
         broken = self._broken_earlier(batch)
@@ -207,6 +212,10 @@ class CleanTask:
         return lambda wanted: pa.concat_tables(
             self._records(defense, self.samples.take(places)) for _, places in cohorts(wanted)
         )
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return {"defense": self.source.name}
 
     def _records(self, defense: nn.Module, batch: Batch) -> pa.Table:
         try:

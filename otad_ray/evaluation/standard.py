@@ -14,6 +14,7 @@ from otad_ray.data import Batch
 from otad_ray.defenses import KNN, OTAD
 from otad_ray.evaluation.metrics import relative_error
 from otad_ray.evaluation.verification import UNSOLVED
+from otad_ray.stages import stage
 
 NET = "net"
 KNN_NAME = "knn"
@@ -30,15 +31,15 @@ def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Tabl
     """
     backbone = knn.backbone
     regression = batch.y.is_floating_point()
-    features = backbone.features(backbone.embed(batch.x))
-    predictions = {
-        NET: _predicted(backbone.head(features), regression),
-        KNN_NAME: _predicted(knn(batch.x), regression),
-    }
+    with stage("model"):
+        features = backbone.features(backbone.embed(batch.x))
+        net_outputs = backbone.head(features)
+    predictions = {NET: _predicted(net_outputs, regression), KNN_NAME: _predicted(knn(batch.x), regression)}
     solutions = {name: otad.integrate(batch.x)[1] for name, otad in otads.items()}
     for name, solution in solutions.items():
         unsolved = torch.isin(solution.status, torch.tensor([int(status) for status in UNSOLVED]))
-        predicted = _predicted(backbone.head(solution.feature), regression)
+        with stage("model"):
+            predicted = _predicted(backbone.head(solution.feature), regression)
         predictions[name] = predicted.masked_fill(unsolved, torch.nan if regression else NO_PREDICTION)
     first = next(iter(solutions.values()))
     columns: dict[str, Tensor] = {"id": batch.ids, "label": batch.y}

@@ -8,6 +8,7 @@ from torch import Tensor
 from otad_ray.cip import CROSS_TERMS, CrossTerm, Regularity, Solution, check_solver_name, integrate
 from otad_ray.errors import InputError
 from otad_ray.memory.neighbor_memory import NeighborMemory
+from otad_ray.stages import stage
 
 # Gathered neighbors (points and features) of one block of rows take at most about this much.
 _BLOCK_BYTES = 128 << 20
@@ -54,18 +55,19 @@ def integrate_neighbors(
         raise InputError(f"the memory's points have dimension {memory.points.shape[1]}, got {tuple(points.shape)}")
     index, _ = memory.search(keys, config.neighbors, exclude_ids)
     block = max(1, _BLOCK_BYTES // (8 * config.neighbors * points.shape[1]))
-    parts = [
-        integrate(
-            rows,
-            memory.points[near].to(rows),
-            memory.features[near].to(rows),
-            config.regularity,
-            solver=config.solver,
-            cross_term=config.cross_term,
-        )
-        for rows, near in zip(points.split(block), index.split(block), strict=True)
-    ]
-    return index, _concatenated(parts)
+    with stage("solve"):
+        parts = [
+            integrate(
+                rows,
+                memory.points[near].to(rows),
+                memory.features[near].to(rows),
+                config.regularity,
+                solver=config.solver,
+                cross_term=config.cross_term,
+            )
+            for rows, near in zip(points.split(block), index.split(block), strict=True)
+        ]
+        return index, _concatenated(parts)
 
 
 def _concatenated(parts: list[Solution]) -> Solution:

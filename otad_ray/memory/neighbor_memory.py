@@ -24,6 +24,7 @@ from otad_ray.artifacts import (
 from otad_ray.errors import InputError
 from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest, leave_out
 from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
+from otad_ray.stages import stage
 
 _KIND = "memory"
 
@@ -132,11 +133,12 @@ class NeighborMemory:
             raise InputError(f"exclude_ids must be (B,) = {tuple(keys.shape[:1])}, got {tuple(exclude_ids.shape)}")
         queries = keys.detach().to(self.keys.device, torch.float32).contiguous()
         count = k if exclude_ids is None else k + 1
-        index, distance = exact_nearest(self.keys, self._searches, queries, count)
-        if exclude_ids is None:
-            return index, distance
-        excluded = self.ids[index] == exclude_ids.to(self.ids.device).unsqueeze(1)
-        return leave_out(excluded, index, distance)
+        with stage("search"):
+            index, distance = exact_nearest(self.keys, self._searches, queries, count)
+            if exclude_ids is None:
+                return index, distance
+            excluded = self.ids[index] == exclude_ids.to(self.ids.device).unsqueeze(1)
+            return leave_out(excluded, index, distance)
 
     def _check_query(self, keys: Tensor, k: int, exclude_ids: Tensor | None) -> None:
         if keys.dim() != 2 or keys.shape[1] != self.keys.shape[1]:

@@ -53,6 +53,13 @@ def test_manifest_tells_what_was_done(result: dict) -> None:
     assert manifest["identity"]["regularity"]["smoothness"] == 2.0
     assert manifest["statistics"]["statuses"] == result["statuses"]
     assert {"otad_ray", "torch", "ray"} <= set(manifest["versions"])
+    seconds = manifest["stage_seconds"]
+    assert set(seconds) == {"search", "solve", "model", "other"}
+    assert min(seconds["search"], seconds["solve"]) > 0
+    # Labels are made from the memory's features: nothing asks the model.
+    assert seconds["model"] == 0
+    # Of two actors, and of what they compute alone.
+    assert sum(seconds.values()) < 2 * ROWS / result["rows_per_second"]
     assert (Path(result["labels"]) / "label-statistics.png").stat().st_size > 5000
 
 

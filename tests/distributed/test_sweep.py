@@ -90,6 +90,21 @@ def test_the_bracket_is_that_of_the_records(result: dict) -> None:
     assert result["brackets"]["net"]["0.5"]["certified"] is None
 
 
+def test_the_manifests_of_units_count_their_records(result: dict) -> None:
+    described = read_manifest(Path(result["sweep"]), kind="sweep")["defenses"]["otad"]
+    manifests = [read_manifest(Path(directory), kind="attack") for directory in described["records"]]
+    table = records(result, "otad")
+    assert sum(manifest["counts"]["queries"] for manifest in manifests) == sum(table["queries"].to_pylist()) > 0
+    assert sum(manifest["counts"]["broken"] for manifest in manifests) == sum(table["broken"].to_pylist()) > 0
+    assert all(manifest["counts"]["attacked"] == 120 for manifest in manifests)
+    assert all(set(manifest["stage_seconds"]) == {"search", "solve", "model", "other"} for manifest in manifests)
+    clean = read_manifest(Path(described["clean"]), kind="clean")
+    files = sorted(Path(described["clean"]).glob("shard-*"))
+    radii = pa.concat_tables(pq.read_table(file, partitioning=None) for file in files)
+    certified = (radii["radius"].to_numpy() > 0) & radii["clean_correct"].to_numpy()
+    assert clean["counts"]["certified"] == certified.sum() > 0
+
+
 def test_what_a_person_sees(result: dict, storage: Path) -> None:
     directory = Path(result["sweep"])
     for name in ("report.txt", "otad-robustness.png", "otad-radii.png", "otad-relaxations.png", "otad-examples.png"):
