@@ -4,21 +4,25 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import ray
 import torch
 from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayActorError, RayError, RayTaskError
 from tqdm import tqdm
 
+from otad_ray.artifacts import remove_abandoned
 from otad_ray.distributed.cluster import choose_num_actors, ray_session
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
+from otad_ray.errors import RetryableError
 
 logger = logging.getLogger(__name__)
 
@@ -64,15 +68,24 @@ class ShardActor:
         self._retryable = retryable
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Shards as columns task, index, start and stop; the same with rows computed and the times of start and end."""
-        computed, started, finished = [], [], []
+        """Shards as columns task, index, start and stop; the same with rows computed and the times of start and end.
+
+        error: why a shard could not be written, or nothing.
+        """
+        computed, errors, started, finished = [], [], [], []
         columns = (batch[name].tolist() for name in ("task", "index", "start", "stop"))
         for task, index, start, stop in zip(*columns, strict=True):
             started.append(time.time())
-            computed.append(self._write(task, Shard(index, start, stop)))
+            try:
+                computed.append(self._write(task, Shard(index, start, stop)))
+                errors.append("")
+            except RetryableError as error:
+                # As data: Ray would print an error of ours with pages of its own calls.
+                computed.append(0)
+                errors.append(str(error))
             finished.append(time.time())
         times = {"started": np.array(started), "finished": np.array(finished)}
-        return {**batch, "computed": np.array(computed), **times}
+        return {**batch, "computed": np.array(computed), "error": np.array(errors, dtype=object), **times}
 
     def _write(self, task: int, shard: Shard) -> int:
         compute, directory = self._opened[task]
@@ -89,14 +102,17 @@ def run_unfinished(
     *,
     retryable: frozenset[str] = frozenset(),
 ) -> RunSummary:
-    """Compute what directories lack, in their order, on one pool of actors; starts Ray only if there is work."""
+    """Compute what directories lack, in their order, on one pool of actors; starts Ray only if there is work.
+
+    Raises RetryableError where shards cannot be written, and where actors keep dying.
+    """
     todo = [(place, shard) for place, (output, _) in enumerate(work) for shard in output.unfinished(retryable)]
     if not todo:
         return RunSummary(0, 0.0, 0)
     changed = sorted({place for place, _ in todo})
     for place in changed:
         work[place][0].update(complete=False)
-    with ray_session(config.address):
+    with _without_leftovers([work[place][0].directory for place in changed]), ray_session(config.address):
         num_actors = choose_num_actors(config.num_actors, work=len(todo))
         largest = max(shard.stop - shard.start for _, shard in todo)
         there = sum(1 for output, _ in work for _ in output.shards) - len(todo)
@@ -137,7 +153,7 @@ def _run(
     total = sum(shard.stop - shard.start for _, shard in todo)
     with tqdm(total=total, unit="row", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         reported, through = time.monotonic(), 0
-        for done in dataset.iter_rows():
+        for done in _rows(dataset):
             through += int(done["stop"] - done["start"])
             bar.update(int(done["stop"] - done["start"]))
             if bar.disable and time.monotonic() - reported > _REPORT_SECONDS:
@@ -146,6 +162,36 @@ def _run(
             rows += int(done["computed"])
             first, last = min(first, done["started"]), max(last, done["finished"])
     return RunSummary(rows, last - first, num_actors)
+
+
+def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
+    """What actors say of each shard, as it is done; RetryableError at the first that could not be."""
+    try:
+        for done in dataset.iter_rows():
+            if done["error"]:
+                raise RetryableError(done["error"])
+            yield done
+    except RayTaskError:
+        # What an actor raised is an error of ours.
+        raise
+    except RayError as error:
+        if isinstance(error, RayActorError) and error.actor_init_failed:
+            raise
+        reason = str(error).strip().partition("\n")[0]
+        raise RetryableError(
+            f"actors died again after {_MAX_RESTARTS} restarts ({type(error).__name__}: {reason}); where memory is "
+            "short, take fewer --num-actors, and run the same command again: what is finished is kept"
+        ) from error
+
+
+@contextmanager
+def _without_leftovers(directories: Sequence[Path]) -> Iterator[None]:
+    """Remove, after the block, what actors that died in it were writing."""
+    try:
+        yield
+    finally:
+        for directory in directories:
+            remove_abandoned(directory)
 
 
 def _limit_native_threads() -> None:
