@@ -80,6 +80,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_json_once(path: Path, value: Any) -> bool:
     """Write a JSON file unless it exists; whether this call wrote it. Of several writers exactly one does."""
+    if path.exists():
+        return False
     temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
     with _writing(path):
         try:
