@@ -131,29 +131,12 @@ def _run(
     num_actors: int,
     retryable: frozenset[str],
 ) -> RunSummary:
-    items = [{"task": place, **asdict(shard)} for place, shard in todo]
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    with warnings.catch_warnings():
-        # Restarts are bounded only through these arguments, and have no successor yet.
-        warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
-        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            ShardActor,
-            fn_constructor_kwargs={"tasks": tasks, "retryable": retryable},
-            compute=ActorPoolStrategy(size=num_actors),
-            batch_size=1,
-            batch_format="numpy",
-            num_cpus=1,
-            max_restarts=_MAX_RESTARTS,
-            max_task_retries=_MAX_TASK_RETRIES,
-        )
     rows, first, last = 0, float("inf"), 0.0
     # Ray Data's own bars count blocks; people wait for rows.
     total = sum(shard.stop - shard.start for _, shard in todo)
     with tqdm(total=total, unit="row", unit_scale=True, disable=not sys.stderr.isatty()) as bar:
         reported, through = time.monotonic(), 0
-        for done in _rows(dataset):
+        for done in _done(todo, tasks, num_actors, retryable):
             through += int(done["stop"] - done["start"])
             bar.update(int(done["stop"] - done["start"]))
             if bar.disable and time.monotonic() - reported > _REPORT_SECONDS:
@@ -164,24 +147,65 @@ def _run(
     return RunSummary(rows, last - first, num_actors)
 
 
-def _rows(dataset: ray.data.Dataset) -> Iterator[dict[str, Any]]:
-    """What actors say of each shard, as it is done; RetryableError at the first that could not be."""
-    try:
-        for done in dataset.iter_rows():
-            if done["error"]:
-                raise RetryableError(done["error"])
-            yield done
-    except RayTaskError:
-        # What an actor raised is an error of ours.
-        raise
-    except RayError as error:
-        if isinstance(error, RayActorError) and error.actor_init_failed:
+def _done(
+    todo: Sequence[tuple[int, Shard]],
+    tasks: Sequence[tuple[ShardTask, str]],
+    num_actors: int,
+    retryable: frozenset[str],
+) -> Iterator[dict[str, Any]]:
+    """What actors say of each shard, as it is done; a pool that is lost is followed by another, while shards get done.
+
+    Raises RetryableError for a shard that could not be written, and for a pool that was lost with nothing done.
+    """
+    left = {(place, shard.index): (place, shard) for place, shard in todo}
+    while left:
+        before = len(left)
+        try:
+            for done in _dataset(list(left.values()), tasks, num_actors, retryable).iter_rows():
+                if done["error"]:
+                    raise RetryableError(done["error"])
+                del left[done["task"], done["index"]]
+                yield done
+        except RayTaskError:
+            # What an actor raised is an error of ours.
             raise
-        reason = str(error).strip().partition("\n")[0]
-        raise RetryableError(
-            f"actors died again after {_MAX_RESTARTS} restarts ({type(error).__name__}: {reason}); where memory is "
-            "short, take fewer --num-actors, and run the same command again: what is finished is kept"
-        ) from error
+        except RayError as error:
+            if isinstance(error, RayActorError) and error.actor_init_failed:
+                raise
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+            if len(left) == before:
+                raise RetryableError(
+                    f"actors died again after {_MAX_RESTARTS} restarts ({reason}); where memory is short, take fewer "
+                    "--num-actors, and run the same command again: what is finished is kept"
+                ) from error
+            logger.warning("actors were lost (%s); going on with %d shards on others", reason, len(left))
+            # A node may be gone with them.
+            num_actors = min(num_actors, choose_num_actors(None, work=len(left)))
+
+
+def _dataset(
+    todo: Sequence[tuple[int, Shard]],
+    tasks: Sequence[tuple[ShardTask, str]],
+    num_actors: int,
+    retryable: frozenset[str],
+) -> ray.data.Dataset:
+    items = [{"task": place, **asdict(shard)} for place, shard in todo]
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    with warnings.catch_warnings():
+        # Restarts are bounded only through these arguments, and have no successor yet.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
+        return ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            ShardActor,
+            fn_constructor_kwargs={"tasks": tasks, "retryable": retryable},
+            compute=ActorPoolStrategy(size=num_actors),
+            batch_size=1,
+            batch_format="numpy",
+            num_cpus=1,
+            max_restarts=_MAX_RESTARTS,
+            max_task_retries=_MAX_TASK_RETRIES,
+        )
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -136,6 +137,22 @@ def processes_below(process: int) -> dict[int, str]:
     return {child: start for child in descendants(process) if (start := started(child)) is not None}
 
 
+def without_agents(processes: dict[int, str]) -> dict[int, str]:
+    """Ray's agents of a cluster that was killed outlive it by a minute; nothing else does."""
+    return {
+        process: start
+        for process, start in processes.items()
+        if not _title(process).startswith("ray::") or "Agent" not in _title(process)
+    }
+
+
+def _title(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text()
+    except OSError:
+        return ""
+
+
 def still_running(processes: dict[int, str]) -> list[int]:
     return [process for process, start in processes.items() if started(process) == start]
 
@@ -202,6 +219,12 @@ class Driver:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(seconds)
         return self.ended
+
+
+def leave_temporary(shard: Path, process: int) -> None:
+    """What a process leaves that dies while it writes a shard."""
+    host = socket.gethostname().replace(".", "_")
+    shard.with_name(f".{shard.name}.tmp.{host}-{process}-0a0b0c0d").write_bytes(b"half")
 
 
 def wait_for_shards(driver: Driver, more: int, seconds: float = PATIENCE) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chaos_jobs import LOOPBACK, Driver, Job, actors_below, wait_for_shards
+from chaos_jobs import LOOPBACK, Driver, Job, actors_below, leave_temporary, wait_for_shards
 from chaos_verdict import Verdict
 from ray.cluster_utils import Cluster
 
@@ -19,7 +19,9 @@ def test_an_actor_killed(job: Job, storage: Path, head: str, verdict: Verdict) -
     with Driver(job, storage, head) as driver:
         wait_for_shards(driver, 3)
         kept = job.shards(storage)
-        os.kill(actors_below(os.getpid())[0], signal.SIGKILL)
+        actor = actors_below(os.getpid())[0]
+        leave_temporary(list(kept)[-1], actor)
+        os.kill(actor, signal.SIGKILL)
         assert driver.finish() == 0, driver.text()
     now = job.shards(storage)
     assert {path: now[path] for path in kept} == kept
@@ -55,8 +57,9 @@ def nodes() -> Iterator[Cluster]:
         initialize_head=True,
         head_node_args={"num_cpus": 1, "node_ip_address": LOOPBACK, "include_dashboard": False},
     )
-    for _ in range(2):
-        cluster.add_node(num_cpus=2, node_ip_address=LOOPBACK)
+    # Addresses of their own: a driver joins at the node that has its own one, else at the head.
+    for address in ("127.0.0.3", "127.0.0.4"):
+        cluster.add_node(num_cpus=2, node_ip_address=address)
     yield cluster
     cluster.shutdown()
 

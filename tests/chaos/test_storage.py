@@ -3,14 +3,19 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from chaos_disk import Disk
-from chaos_jobs import LABELS, Driver, Job, run_here, wait_for_shards
+from chaos_jobs import LABELS, PRESET, Driver, Job, leave_temporary, run_here, wait_for_shards
 from chaos_verdict import Verdict, temporaries
+
+from otad_ray.distributed import cli
+from otad_ray.distributed.memories import run_memory_build
+from otad_ray.distributed.options import JobConfig
+from otad_ray.errors import RetryableError
+from otad_ray.memory import NeighborMemory
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -112,14 +117,37 @@ def test_a_store_of_runs_on_a_full_disk(
     verdict: Verdict,
 ) -> None:
     """It has tables already, or none yet."""
-    shutil.copy(storage / "mlflow.db", disk.place / "old.db")
+    old = disk.place / "old.db"
+    shutil.copy(storage / "mlflow.db", old)
+    before = old.read_bytes()
     disk.leave(0)
     for name in ("old.db", "new.db"):
         shutil.rmtree(storage / "digits" / "sweeps", ignore_errors=True)
         for path in job.shards(storage):
             path.unlink()
         assert run_here(job, storage, "--address", head, "--tracking-uri", f"sqlite:///{disk.place / name}") == 0
+    assert old.read_bytes() == before
     verdict("disk full for the tracking", job, storage, times=2)
+
+
+def test_a_disk_full_while_inputs_are_built(on_disk: Path, disk: Disk) -> None:
+    """Wherever it gets full: in the backbone, in the memory, in its mapped parts."""
+    for kind in ("backbone", "memory", "defenses"):
+        shutil.rmtree(on_disk / "digits" / kind)
+    config = cli.parse(JobConfig, [*PRESET, "--storage", str(on_disk)], description="")
+    reasons: list[str] = []
+    while len(reasons) < 100:
+        disk.leave(40_000 * len(reasons))
+        try:
+            result = run_memory_build(config)
+        except RetryableError as error:
+            reasons.append(str(error))
+        else:
+            break
+        assert temporaries(on_disk) == []
+    assert len(reasons) > 5
+    assert all(_FULL in reason for reason in reasons)
+    assert result["rows"] == len(NeighborMemory.load(result["memory"]))
 
 
 def damage(path: Path, how: str) -> None:
@@ -146,20 +174,14 @@ def test_damaged_shards_are_computed_again(
     damaged = dict(zip(shards[:: len(shards) // len(ways)], ways, strict=False))
     for path, how in damaged.items():
         damage(path, how)
-    leave_temporaries(shards[0])
+    with subprocess.Popen(["true"]) as dead:
+        dead.wait()
+    leave_temporary(shards[0], dead.pid)
     whole = {path: time for path, time in job.shards(root).items() if path not in damaged}
     assert run_here(job, root, "--address", head) == 0
     now = job.shards(root)
     assert {path: now[path] for path in whole} == whole
     verdict("damaged shard", job, root, times=len(damaged))
-
-
-def leave_temporaries(shard: Path) -> None:
-    """As of a process that died while it wrote a shard and a manifest."""
-    script = "from otad_ray.artifacts import _writer; print(_writer())"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    for name in (shard.name, "manifest.json"):
-        shard.with_name(f".{name}.tmp.{done.stdout.strip()}").write_bytes(b"half")
 
 
 def test_a_truncated_manifest_is_refused(
