@@ -164,7 +164,7 @@ def _done(
             for done in _dataset(list(left.values()), tasks, num_actors, retryable).iter_rows():
                 if done["error"]:
                     raise RetryableError(done["error"])
-                del left[done["task"], done["index"]]
+                left.pop((done["task"], done["index"]), None)
                 yield done
         except RayTaskError:
             # What an actor raised is an error of ours.
