@@ -10,7 +10,7 @@ PROMETHEUS_BINARY := $(TOOLS)/usr/bin/prometheus
 # uv does not read pip's configuration: give it the same wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test lint format clean prometheus dashboards-check
+.PHONY: setup demo test chaos lint format clean prometheus dashboards-check
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+# Faults with real processes, one after the other, and a table of what they left. Disks need the right to mount.
+chaos: $(STAMP)
+	$(BIN)/python -m pytest tests/chaos -m 'slow or not slow'
 
 lint: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ Everything lies below one storage root, `<root>/<preset>/<kind>/<hash>/`, each w
 directories appear whole or not at all: they are written beside their place and renamed.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -14,17 +15,19 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, RetryableError
 
 MANIFEST = "manifest.json"
 # Tells this process from earlier ones of the same number.
 _START = secrets.token_hex(4)
+# What a storage says to those who write: it is full, or read-only.
+_STORAGE_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
 _VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
 
 
@@ -78,15 +81,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_json_once(path: Path, value: Any) -> bool:
     """Write a JSON file unless it exists; whether this call wrote it. Of several writers exactly one does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
-    temporary.write_text(_json_text(value))
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
+    if path.exists():
         return False
-    finally:
-        temporary.unlink()
+    temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(_json_text(value))
+            _flush(temporary)
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            _discard(temporary)
     return True
 
 
@@ -127,14 +134,19 @@ def refuse_occupied(directory: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that replaces it when the block ends, and is gone if it raises."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A temporary path beside `path` that replaces it when the block ends, and is gone if it raises.
+
+    Raises RetryableError where the disk is full or cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _writing(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            _flush(temporary)
+            os.replace(temporary, path)
+        finally:
+            _discard(temporary)
 
 
 @contextmanager
@@ -142,20 +154,22 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     """A temporary directory beside `path` that becomes it when the block ends, and is gone if it raises.
 
     Where another process made `path` meanwhile, that one stays: both hold the same content by construction.
+    Raises RetryableError where the disk is full or cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_abandoned(path.parent)
     temporary = path.with_name(f".{path.name}.tmp.{_writer()}")
-    temporary.mkdir()
-    try:
-        yield temporary
+    with _writing(path):
         try:
-            temporary.rename(path)
-        except OSError:
-            if not path.exists():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent)
+            temporary.mkdir()
+            yield temporary
+            try:
+                temporary.rename(path)
+            except OSError:
+                if not path.exists():
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -211,7 +225,33 @@ def remove_abandoned(directory: Path) -> None:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            _discard(temporary)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """RetryableError, naming `path`, for what the storage says in the block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.errno not in _STORAGE_ERRORS:
+            raise
+        raise RetryableError(
+            f"{path} cannot be written ({os.strerror(error.errno)}); make room there or mend it, and run the same "
+            "command again: what is finished is kept"
+        ) from error
+
+
+def _flush(path: Path) -> None:
+    """To the disk before the rename: else a crash of the machine can leave a whole name on half a file."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _discard(temporary: Path) -> None:
+    """Nothing can be removed from a disk that became read-only: the next run does it."""
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
 
 
 def _is_file_at(path: Path, descriptor: int) -> bool:

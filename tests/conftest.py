@@ -28,3 +28,14 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OTAD_STORAGE", str(tmp_path_factory.mktemp("storage")))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the chaos suite, where some of it was run: here, since reports come in from other processes."""
+    from chaos_table import Outcome, table
+
+    reports = [report for group in ("passed", "failed") for report in terminalreporter.stats.get(group, [])]
+    if outcomes := Outcome.of_reports(reports):
+        terminalreporter.section("faults")
+        for line in table(outcomes):
+            terminalreporter.write_line(line)

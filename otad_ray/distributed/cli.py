@@ -10,10 +10,12 @@ import tyro
 
 from otad_ray.cip import SolverUnavailableError
 from otad_ray.distributed.options import JobConfig
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, RetryableError
 from otad_ray.presets import PRESETS, find_preset
 
 _DEFAULT_PRESET = "digits"
+# Exit status of a job that was stopped from outside: the same command goes on.
+_RETRYABLE = 1
 
 Config = TypeVar("Config", bound=JobConfig)
 Options = TypeVar("Options")
@@ -43,7 +45,7 @@ def main(
     description: str,
     default_preset: str = _DEFAULT_PRESET,
 ) -> None:
-    """Run a job of one preset from the command line; bad input ends it with 2."""
+    """Run a job of one preset from the command line; bad input ends it with 2, a full disk and the like with 1."""
     _main(lambda: parse(config, sys.argv[1:], description=description, default_preset=default_preset), run)
 
 
@@ -78,6 +80,8 @@ def _main(parse_options: Callable[[], Options], run: Callable[[Options], dict[st
         result = run(parsed)
     except (InputError, SolverUnavailableError) as error:
         _stop(error, bad_input)
+    except RetryableError as error:
+        _stop(error, _RETRYABLE)
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept: the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None

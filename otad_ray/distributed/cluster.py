@@ -57,9 +57,14 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
 
 
 def quiet_ray_data() -> None:
-    """Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do."""
+    """Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do.
+
+    Of an error too: it prints pages of its own calls, and raises it all the same.
+    """
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
+    for said_twice in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
+        logging.getLogger(said_twice).setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from otad_ray.distributed.shard_seconds import stage_seconds
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.distributed.workspace import Workspace
+from otad_ray.errors import RetryableError
 from otad_ray.evaluation import LabelStatistics, label_figure
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory, label_rows
 from otad_ray.tracking import DataRecord, RunRecord, how_to_look, redacted
@@ -138,13 +139,13 @@ def _finish(workspace: Workspace, output: ShardedDirectory, memory: NeighborMemo
 
 
 def _reconcile(output: ShardedDirectory, memory: NeighborMemory) -> LabelStatistics:
-    """Count the rows, a shard at a time; RuntimeError unless every id of the memory is there exactly once."""
+    """Count the rows, a shard at a time; RetryableError unless every id of the memory is there exactly once."""
     output.refuse_strangers()
     statistics = LabelStatistics()
     for shard, table in output.tables(LabelStatistics.COLUMNS):
         if not np.array_equal(table["id"].to_numpy(), memory.ids[shard.start : shard.stop].numpy()):
             path = shard.path(output.directory)
-            raise RuntimeError(f"{path} does not hold the ids it should; delete it and run again")
+            raise RetryableError(f"{path} does not hold the ids it should; delete it and run again")
         statistics.add(table)
     return statistics
 

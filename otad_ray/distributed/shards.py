@@ -1,10 +1,10 @@
 """Results as Parquet shards: fixed ranges of rows, each whole or absent, so that a rerun knows what is missing."""
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from otad_ray.artifacts import (
     write_json,
     write_json_once,
 )
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, RetryableError
 
 _STATUS_COUNTS = b"otad.status_counts"
 
@@ -47,16 +47,13 @@ def write_shard(path: Path, table: pa.Table) -> None:
     counts = json.dumps(Counter(table["status"].to_pylist()))
     metadata = {**(table.schema.metadata or {}), _STATUS_COUNTS: counts.encode()}
     with atomic_file(path) as temporary:
-        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd")
-        # On disk before the rename: else a crash of the machine can leave a whole name on half a file.
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        pq.write_table(table.replace_schema_metadata(metadata), temporary, compression="zstd", write_page_checksum=True)
 
 
 def read_finished_rows(shard: Shard, directory: Path, retryable: frozenset[str]) -> tuple[pa.Table | None, np.ndarray]:
     """What a shard already holds, and the positions that are still to be computed."""
     try:
-        table = pq.read_table(shard.path(directory), partitioning=None)
+        table = pq.read_table(shard.path(directory), partitioning=None, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
         return None, shard.positions
     if len(table) != len(shard.positions):
@@ -144,7 +141,7 @@ class ShardedDirectory:
             yield Shard(index, start, min(start + size, rows))
 
     def unfinished(self, retryable: frozenset[str]) -> list[Shard]:
-        """Shards missing, unreadable, of the wrong length, or with a retryable row; only footers are read."""
+        """Shards missing, damaged, of the wrong length, or with a retryable row; each file is read to its end once."""
         return [shard for shard in self.shards if not _is_finished(shard, self.directory, retryable)]
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[Shard, pa.Table]]:
@@ -154,11 +151,11 @@ class ShardedDirectory:
             yield shard, pq.read_table(shard.path(self.directory), columns=names, partitioning=None)
 
     def refuse_strangers(self) -> None:
-        """RuntimeError for shards that do not belong here: readers of the directory would count their rows."""
+        """RetryableError for shards that do not belong here: readers of the directory would count their rows."""
         known = {shard.path(self.directory) for shard in self.shards}
         strangers = sorted(set(self.directory.glob("shard-*")) - known)
         if strangers:
-            raise RuntimeError(f"{strangers[0]} does not belong to {self.directory}; delete it and run again")
+            raise RetryableError(f"{strangers[0]} does not belong to {self.directory}; delete it and run again")
 
     def reload(self) -> None:
         """Read the manifest again: another driver may have finished meanwhile."""
@@ -171,9 +168,18 @@ class ShardedDirectory:
 
 
 def _is_finished(shard: Shard, directory: Path, retryable: frozenset[str]) -> bool:
+    path = shard.path(directory)
     try:
-        footer = pq.read_metadata(shard.path(directory))
-        counts = json.loads((footer.metadata or {})[_STATUS_COUNTS])
+        file = path.stat()
+        rows, statuses = _contents(path, file.st_mtime_ns, file.st_size)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return False
-    return footer.num_rows == shard.stop - shard.start and not retryable.intersection(counts)
+    return rows == shard.stop - shard.start and not retryable & statuses
+
+
+@lru_cache(maxsize=2**16)
+def _contents(path: Path, modified: int, size: int) -> tuple[int, frozenset[str]]:
+    """Rows and statuses of a file as it is now; raises where it is damaged, which a whole footer does not tell."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        counts = json.loads((file.metadata.metadata or {})[_STATUS_COUNTS])
+        return sum(len(batch) for batch in file.iter_batches()), frozenset(counts)

@@ -183,7 +183,8 @@ class _ArrayFile:
                 f"{Path(self._file.name).stem} batches differ: rows of {self.shape[1:]} {self._dtype} and then of "
                 f"{batch.shape[1:]} {batch.dtype}"
             )
-        batch.tofile(self._file)
+        # Unlike `tofile`, which does not say why it failed.
+        self._file.write(batch.tobytes())
         self._digest.update(batch.data)
         self.shape = (self.shape[0] + len(batch), *self.shape[1:])
 

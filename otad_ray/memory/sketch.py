@@ -7,6 +7,7 @@ which processors with matrix units multiply several times faster than float32; w
 bound is bounded in turn.
 """
 
+import io
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -74,20 +75,29 @@ def write_sketch(directory: Path, keys: np.ndarray) -> dict[str, float]:
     basis, center = _principal_directions(keys)
     empty = torch.empty(0, basis.shape[1] + 1 + _NORM_TERMS, dtype=torch.bfloat16)
     sketch = Sketch(empty, torch.from_numpy(basis), torch.from_numpy(center), 0.0, 0.0)
-    np.save(directory / _BASIS_FILE, basis)
-    np.save(directory / _CENTER_FILE, center)
+    _write_array(directory / _BASIS_FILE, basis)
+    _write_array(directory / _CENTER_FILE, center)
     shape = (len(keys), empty.shape[1])
     # NumPy has no bfloat16: its bits are kept.
-    rows = np.lib.format.open_memmap(directory / _ROWS_FILE, mode="w+", dtype=np.int16, shape=shape)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.int16)), "fortran_order": False, "shape": shape}
     error, largest_norm = 0.0, 0.0
-    for start in range(0, len(keys), _BLOCK_ROWS):
-        kept, errors = sketch.of(torch.from_numpy(np.array(keys[start : start + _BLOCK_ROWS])))
-        squares = kept.double().square().sum(1)
-        block = torch.cat([kept, _norm_terms(squares / 2)], 1)
-        rows[start : start + len(block)] = block.view(torch.int16).numpy()
-        error, largest_norm = max(error, float(errors.max())), max(largest_norm, float(squares.max().sqrt()))
-    rows.flush()
+    # Written, not mapped: a full disk kills a process that writes to mapped pages.
+    with (directory / _ROWS_FILE).open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(keys), _BLOCK_ROWS):
+            kept, errors = sketch.of(torch.from_numpy(np.array(keys[start : start + _BLOCK_ROWS])))
+            squares = kept.double().square().sum(1)
+            block = torch.cat([kept, _norm_terms(squares / 2)], 1)
+            file.write(block.view(torch.int16).numpy().tobytes())
+            error, largest_norm = max(error, float(errors.max())), max(largest_norm, float(squares.max().sqrt()))
     return {"error": error, "largest_norm": largest_norm}
+
+
+def _write_array(path: Path, array: np.ndarray) -> None:
+    """As `np.save` does, which on a full disk does not say why it failed."""
+    content = io.BytesIO()
+    np.save(content, array)
+    path.write_bytes(content.getvalue())
 
 
 def read_sketch(directory: Path, description: dict[str, float], device: str | torch.device) -> Sketch:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from otad_ray.artifacts import atomic_file, write_json
 from otad_ray.errors import InputError
@@ -67,7 +67,8 @@ def save_backbone(directory: Path, backbone: Backbone) -> None:
     (name,) = (name for name, kind in BACKBONES.items() if type(backbone) is kind.build)
     with atomic_file(directory / _WEIGHTS_FILE) as temporary:
         state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-        save_file(state, temporary)
+        # Not `save_file`: its errors are its own, and a full disk is told by the system's.
+        temporary.write_bytes(save(state))
     write_json(directory / _CONFIG_FILE, {"architecture": name, "config": asdict(backbone.config)})
 
 

@@ -2,13 +2,12 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from otad_ray.artifacts import atomic_file, remove_abandoned
@@ -77,10 +76,7 @@ class TrainingStore:
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         header = {"training": state.training, "history": [asdict(metrics) for metrics in state.history]}
         with atomic_file(self._path(state.epoch)) as temporary:
-            save_file(tensors, temporary, metadata={"state": json.dumps(header)})
-            # On disk before the rename: else a crash of the machine can leave a whole name on half a file.
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            temporary.write_bytes(save(tensors, metadata={"state": json.dumps(header)}))
         for path in self._paths()[:-_KEPT]:
             path.unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ import pytest
 from otad_ray.distributed.cli import main, parse
 from otad_ray.distributed.labels import LabelJobConfig
 from otad_ray.distributed.workspace import Workspace
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, RetryableError
 
 
 def test_presets_and_options() -> None:
@@ -77,6 +77,19 @@ def test_an_error_keeps_its_traceback_if_it_is_ours(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(sys, "argv", ["label_qcp.py"])
     with pytest.raises(ZeroDivisionError):
         main(LabelJobConfig, fail, description="")
+
+
+def test_what_can_be_tried_again_ends_with_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(config: LabelJobConfig) -> dict:
+        raise RetryableError("the disk is full")
+
+    monkeypatch.setattr(sys, "argv", ["label_qcp.py"])
+    with pytest.raises(SystemExit) as stop:
+        main(LabelJobConfig, full, description="")
+    assert stop.value.code == 1
+    assert capsys.readouterr().err.strip() == "error: the disk is full"
 
 
 def test_control_c_ends_quietly(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,17 +1,19 @@
 """Shards on disk: what counts as finished, and what a rerun takes over."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from otad_ray.artifacts import atomic_directory, atomic_file, remove_abandoned
+from otad_ray.artifacts import atomic_directory, atomic_file, remove_abandoned, write_json_once
 from otad_ray.distributed.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, RetryableError
 
 RETRYABLE = frozenset({"interrupted"})
 
@@ -43,6 +45,37 @@ def test_only_whole_shards_without_retryable_rows_are_finished(output: ShardedDi
     assert output.unfinished(RETRYABLE) == [second, third]
     path.write_bytes(b"")
     assert output.unfinished(RETRYABLE) == [second, third]
+
+
+def test_a_shard_damaged_before_its_footer_is_not_finished(output: ShardedDirectory) -> None:
+    first = next(output.shards)
+    path = first.path(output.directory)
+    write_shard(path, table(0, ["solved"] * 4))
+    content = path.read_bytes()
+    assert first not in output.unfinished(RETRYABLE)
+    path.write_bytes(content[:20] + bytes(255 - byte for byte in content[20:28]) + content[28:])
+    assert pq.read_metadata(path).num_rows == 4
+    assert first in output.unfinished(RETRYABLE)
+    assert read_finished_rows(first, output.directory, RETRYABLE)[0] is None
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    """A limit on the size of files stands for a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(RetryableError, match=r"shard-00000\.parquet cannot be written \(File too large\).*again"):
+            write_shard(tmp_path / "shard-00000.parquet", table(0, ["solved"] * 500))
+        with pytest.raises(RetryableError, match=r"manifest\.json cannot be written"):
+            write_json_once(tmp_path / "manifest.json", {"rows": list(range(500))})
+        with (
+            pytest.raises(RetryableError, match=r"memory cannot be written"),
+            atomic_directory(tmp_path / "memory") as to,
+        ):
+            (to / "points.npy").write_bytes(bytes(500))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_retryable_rows_are_replaced_and_no_others(tmp_path: Path) -> None:
@@ -87,7 +120,7 @@ def test_a_directory_belongs_to_one_result(output: ShardedDirectory, tmp_path: P
 def test_shards_of_nobody_are_not_counted(output: ShardedDirectory) -> None:
     output.refuse_strangers()
     write_shard(output.directory / "shard-00003.parquet", table(10, ["solved"]))
-    with pytest.raises(RuntimeError, match="shard-00003"):
+    with pytest.raises(RetryableError, match="shard-00003"):
         output.refuse_strangers()
 
 
