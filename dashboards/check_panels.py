@@ -250,7 +250,8 @@ def check(server: Prometheus, facts: Facts) -> list[Line]:
     """All panels, as soon as they agree, or as they are when patience ends: Ray reports and Prometheus asks late."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while True:
-        now = Facts(facts.outputs, facts.rates, facts.fresh, facts.night, at=time.time())
+        # Whole seconds: Prometheus knows time to the millisecond.
+        now = Facts(facts.outputs, facts.rates, facts.fresh, facts.night, at=float(int(time.time())))
         lines = [line for panel in PANELS for line in compare(panel, show(server, panel, now.at), now)]
         if all(line.agrees for line in lines) or time.monotonic() > deadline:
             return lines
