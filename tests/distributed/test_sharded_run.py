@@ -30,13 +30,13 @@ def done(monkeypatch: pytest.MonkeyPatch, *, shards: int, error: Exception) -> t
     """Shards done, and the number of actors of each pool."""
     pools = []
 
-    def dataset(todo: Sequence[tuple[int, Shard]], tasks: object, num_actors: int, retryable: object) -> Pool:
+    def dataset(todo: Sequence[tuple[int, Shard]], actor: object, num_actors: int) -> Pool:
         pools.append(num_actors)
         return Pool(todo, shards, error)
 
     monkeypatch.setattr(sharded_run, "_dataset", dataset)
     monkeypatch.setattr(sharded_run, "choose_num_actors", lambda requested, work: 1)
-    return [row["index"] for row in sharded_run._done(TODO, [], 2, frozenset())], pools
+    return [row["index"] for row in sharded_run._done(TODO, {}, 2)], pools
 
 
 def test_a_lost_pool_is_followed_by_another_for_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

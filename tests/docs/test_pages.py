@@ -9,8 +9,11 @@ import pytest
 REPOSITORY = Path(__file__).parents[2]
 PAGES = (REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md")))
 _JOB = re.compile(r"\bjobs/(\w+)\.py")
-# A command ends with its line, its code span, a comment or another command; \ goes on.
-_COMMAND = re.compile(r"python jobs/(?P<job>\w+)\.py(?P<rest>(?:\\\n|[^\n`#&;|])*)")
+# A command ends with its line, its code span, a comment or another command; \ goes on. What is submitted is a command
+# of its own, after the submission's options.
+_COMMAND = re.compile(
+    r"python jobs/(?:submit\.py\s+(?:--[\w-]+\s+)*?(?=[a-z]))?(?P<job>\w+)(?:\.py)?(?P<rest>(?:\\\n|[^\n`#&;|])*)"
+)
 _OPTION = re.compile(r"(?<!\S)--[a-z][\w.-]*")
 
 
