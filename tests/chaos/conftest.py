@@ -47,10 +47,13 @@ def expected(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Callabl
 
 @pytest.fixture(scope="session")
 def head() -> Iterator[str]:
-    """Address of a cluster on loopback that outlives the drivers which join it: room for two of them."""
+    """Address of a cluster on loopback that outlives the drivers which join it.
+
+    Room for two of them, and for what others that were just killed have not given back yet.
+    """
     cluster = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 6, "node_ip_address": LOOPBACK, "include_dashboard": False},
+        head_node_args={"num_cpus": 12, "node_ip_address": LOOPBACK, "include_dashboard": False},
     )
     yield cluster.address
     cluster.shutdown()
