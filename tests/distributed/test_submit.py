@@ -93,14 +93,23 @@ def head() -> Iterator[dict[str, str]]:
             stop(process)
 
 
+def at_home(head: dict[str, str], storage: Path, **variables: str) -> dict[str, str]:
+    """The environment of who submits, with a tracking store in the storage root; an empty variable is left out."""
+    own = {
+        "OTAD_STORAGE": str(storage),
+        "MLFLOW_TRACKING_URI": f"sqlite:///{storage}/mlflow.db",
+        "OMP_NUM_THREADS": "1",
+    }
+    return {name: value for name, value in {**head, **own, **variables}.items() if value}
+
+
 def submitted(
     head: dict[str, str], storage: Path, *arguments: str, code: int = 0, timeout: float = 240, **variables: str
 ) -> subprocess.CompletedProcess:
-    """Run jobs/submit.py to its end, which must be `code`, with a tracking store in the storage root."""
-    environment = {**head, "OTAD_STORAGE": str(storage), "MLFLOW_TRACKING_URI": f"sqlite:///{storage}/mlflow.db"}
+    """Run jobs/submit.py to its end, which must be `code`."""
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / "jobs" / "submit.py"), *arguments],
-        env={name: value for name, value in {**environment, "OMP_NUM_THREADS": "1", **variables}.items() if value},
+        env=at_home(head, storage, **variables),
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -174,10 +183,9 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(head: dict[str, str], 
     # A slow solver on one actor, so that there is a middle.
     job = ["label_qcp", *QUICK_OPTIONS, "--solver", "clarabel", "--rows-per-shard", "20", "--num-actors", "1"]
     command = [sys.executable, str(REPOSITORY / "jobs" / "submit.py"), *job]
-    environment = {**head, "OTAD_STORAGE": str(tmp_path), "OMP_NUM_THREADS": "1"}
     with (tmp_path / "log").open("w") as log:
-        following = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    wait_for(lambda: len(shards(tmp_path)) >= 3, 180)
+        following = subprocess.Popen(command, env=at_home(head, tmp_path), stdout=log, stderr=log)
+    wait_for(lambda: following.poll() is not None or len(shards(tmp_path)) >= 3, 180)
     # Whoever follows may leave; the job goes on, and is stopped by the line that was printed.
     following.send_signal(signal.SIGINT)
     assert following.wait(timeout=30) == 130
