@@ -34,8 +34,9 @@ logger = logging.getLogger(__name__)
 
 NAMESPACE = "otad"
 ACTOR = "metrics"
-# A process waits this long for its metrics, once; it then only mentions them.
-_PATIENCE_SECONDS = 10.0
+# A process waits this long for its metrics, once; it then only mentions them. Not less: on a head that is short of
+# CPUs the actor may be starved for ten seconds, and what a pool actor has told and not seen taken ends with it.
+_PATIENCE_SECONDS = 30.0
 # Where a job stands is told no oftener than this.
 _PROGRESS_SECONDS = 1.0
 # Less than the shortest interval at which Ray reports.
