@@ -184,7 +184,14 @@ def test_a_stopped_job_goes_on_when_it_is_submitted_again(head: dict[str, str], 
     job = ["label_qcp", *QUICK_OPTIONS, "--solver", "clarabel", "--rows-per-shard", "20", "--num-actors", "1"]
     command = [sys.executable, str(REPOSITORY / "jobs" / "submit.py"), *job]
     with (tmp_path / "log").open("w") as log:
-        following = subprocess.Popen(command, env=at_home(head, tmp_path), stdout=log, stderr=log)
+        # Started in the background of a shell, tests ignore interrupts, and so would what they start.
+        following = subprocess.Popen(
+            command,
+            env=at_home(head, tmp_path),
+            stdout=log,
+            stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
     wait_for(lambda: following.poll() is not None or len(shards(tmp_path)) >= 3, 180)
     # Whoever follows may leave; the job goes on, and is stopped by the line that was printed.
     following.send_signal(signal.SIGINT)
