@@ -10,7 +10,7 @@ PROMETHEUS_BINARY := $(TOOLS)/usr/bin/prometheus
 # uv does not read pip's configuration: give it the same wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test chaos lint format clean prometheus dashboards-check
+.PHONY: setup demo test test-slow chaos lint format clean prometheus dashboards-check
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
+# What takes minutes: real clusters, servers and kills. One after the other, since they wait for each other's CPUs.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow --ignore tests/chaos
 
 # Faults with real processes, one after the other, and a table of what they left. Disks need the right to mount.
 chaos: $(STAMP)
