@@ -97,7 +97,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     summary = run_unfinished([(output, task)], config, retryable=_RETRYABLE)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
         _finish(workspace, output, config.split, memory, backbone, summary.seconds)
-    _print_table(preset.name, output.manifest)
+    _print_table(workspace.definition.name, output.manifest)
     logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
     return {
         "evaluation": str(output.directory),
@@ -167,10 +167,10 @@ def _finish(
     output.update(run_id=workspace.track(record))
 
 
-def _print_table(preset: str, manifest: dict[str, Any]) -> None:
-    lines = [f"{preset}, {manifest['identity']['split']}: {manifest['rows']} rows in {manifest['seconds']:.1f} s"]
-    for name, value in manifest["metrics"].items():
-        is_share = name.startswith(("accuracy_", "share_"))
+def _print_table(name: str, manifest: dict[str, Any]) -> None:
+    lines = [f"{name}, {manifest['identity']['split']}: {manifest['rows']} rows in {manifest['seconds']:.1f} s"]
+    for metric, value in manifest["metrics"].items():
+        is_share = metric.startswith(("accuracy_", "share_"))
         shown = f"{100 * value:8.2f} %" if is_share else f"{value:10.4g}"
-        lines.append(f"  {name.removeprefix('accuracy_'):<26}{shown}")
+        lines.append(f"  {metric.removeprefix('accuracy_'):<26}{shown}")
     print("\n".join(lines), file=sys.stderr)
