@@ -28,8 +28,9 @@ from otad_ray.distributed.capacity import (
     wait_for_room,
 )
 from otad_ray.distributed.labels import LabelTask
+from otad_ray.distributed.metrics import Recorder
 from otad_ray.distributed.options import TrainJobConfig
-from otad_ray.distributed.sharded_run import ShardActor
+from otad_ray.distributed.sharded_run import ShardActor, Work
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.errors import InputError
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory
@@ -150,7 +151,9 @@ def test_more_actors_than_the_cluster_has_tokens_are_refused(monkeypatch: pytest
 
 def run_actor(output: ShardedDirectory, task: LabelTask) -> None:
     """What the pool does, in this process."""
-    actor = ShardActor([(task, str(output.directory))], RETRYABLE_LABELS)
+    actor = ShardActor(
+        [Work(task, output.directory, {"kind": "labels", "preset": "digits"})], RETRYABLE_LABELS, Recorder(None)
+    )
     for shard in output.unfinished(RETRYABLE_LABELS):
         columns = {"task": [0], "index": [shard.index], "start": [shard.start], "stop": [shard.stop]}
         actor({name: np.array(values) for name, values in columns.items()})

@@ -109,6 +109,7 @@ def test_what_it_holds(defense: Defense, root: Path) -> None:
         "errors.py",
         "memory",
         "models",
+        "stages.py",
     }
     described = json.loads((directory / "artifacts" / "defense" / "defense.json").read_text())
     assert (described["memory"], described["backbone"]) == ("memory", "backbone")
