@@ -41,7 +41,8 @@ def storage_root(given: str | Path | None = None) -> Path:
     try:
         root.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        # Another thread may ask at the same time.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise InputError(
             f"storage root {root} cannot be written ({error.strerror}); give another with --storage or OTAD_STORAGE"

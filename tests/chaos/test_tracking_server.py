@@ -1,4 +1,4 @@
-"""Tracking servers that are down, refuse or hang: the results are complete, in hardly more time."""
+"""Tracking servers that are down, refuse or hang: the results are complete, in hardly more time, and logged later."""
 
 import shutil
 import socket
@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from chaos_jobs import Job, run_here
 from chaos_verdict import Verdict
+
+from otad_ray.distributed.pending import LogPendingConfig, run_log_pending
+from otad_ray.tracking import pending_files
 
 pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -76,4 +79,8 @@ def test_a_server_that_takes_nothing(
         began = time.monotonic()
         assert run_here(job, storage, "--address", head, "--tracking-uri", f"http://127.0.0.1:{port}") == 0
         assert time.monotonic() - began - usual < _SECONDS
+    waiting = len(pending_files(storage))
+    assert waiting > 0
+    replayed = run_log_pending(LogPendingConfig(storage=str(storage)))
+    assert (replayed["logged"], replayed["pending"]) == (waiting, 0)
     verdict(f"tracking {server.__name__}", job, storage)
