@@ -50,8 +50,9 @@ def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
     except StoreError as error:
         # What follows on a store that was given up is no news.
         logger.log(
-            logging.INFO if error.repeated else logging.WARNING,
-            "%s not tracked: %s; the results are on disk, and jobs/log_pending.py logs them when it answers",
+            logging.DEBUG if error.repeated else logging.WARNING,
+            "%s, and what follows, not tracked: %s; the results are on disk, and jobs/log_pending.py logs them when it "
+            "answers",
             record.kind,
             error,
         )
