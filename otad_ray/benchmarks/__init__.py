@@ -4,12 +4,13 @@ from otad_ray.benchmarks.attacks import measure_pgd, measure_square
 from otad_ray.benchmarks.certification import measure_certificates
 from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.forward import measure_forward
-from otad_ray.benchmarks.measurement import Measurement, best_of, machine, threads
+from otad_ray.benchmarks.measurement import Measurement, best_of, checked_out, machine, threads
 from otad_ray.benchmarks.search import flat_search_seconds, measure_search
 
 __all__ = [
     "Measurement",
     "best_of",
+    "checked_out",
     "flat_search_seconds",
     "machine",
     "measure_certificates",

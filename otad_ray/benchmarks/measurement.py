@@ -70,7 +70,8 @@ def machine() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
         "memory": f"{pages / 2**30:.0f} GiB",
-        "commit": _commit(),
+        # Outside a checkout, as in a submitted job, the variable says it.
+        "commit": checked_out(Path(__file__).parent) or os.environ.get("OTAD_COMMIT", "unknown"),
     }
 
 
@@ -83,20 +84,11 @@ def _processor() -> str:
     return names[0] if names else platform.machine()
 
 
-def _commit() -> str:
-    """The commit of the code, with a plus sign where files differ from it.
-
-    Outside a checkout, as in a submitted job, OTAD_COMMIT, or "unknown".
-    """
+def checked_out(directory: Path) -> str | None:
+    """The commit of a directory, with a plus sign where files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+", "--abbrev=7"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        found = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
-        return os.environ.get("OTAD_COMMIT", "unknown")
+        return None
     return found.stdout.strip()

@@ -3,11 +3,11 @@
 import argparse
 import re
 import shlex
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from otad_ray.benchmarks import checked_out
 from otad_ray.distributed.capacity import CAPACITY_WAIT
 from otad_ray.errors import InputError
 from otad_ray.tracking import redacted
@@ -97,7 +97,7 @@ def plan_submission(arguments: argparse.Namespace, repository: Path, environment
         if name not in environment:
             raise InputError(f"--env {name}: it is not set here")
     variables = {name: environment[name] for name in (*VARIABLES, *arguments.env) if environment.get(name)}
-    if commit := environment.get(_COMMIT) or _commit(working_dir):
+    if commit := environment.get(_COMMIT) or checked_out(working_dir):
         variables[_COMMIT] = commit
     for name, value in variables.items():
         _refuse_secret(name, value)
@@ -123,12 +123,3 @@ def _check_paths(variables: Mapping[str, str]) -> None:
             raise InputError(
                 f"{name} is {variables[name]!r}, which is relative to this folder; give an absolute path on the cluster"
             )
-
-
-def _commit(directory: Path) -> str | None:
-    """The commit that is submitted, which the upload does not tell; None outside a checkout."""
-    command = ["git", "-C", str(directory), "describe", "--always", "--dirty=+", "--abbrev=7"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

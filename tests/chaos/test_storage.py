@@ -38,6 +38,15 @@ def on_disk(trained: Path, disk: Disk) -> Path:
     return Path(shutil.copytree(trained, disk.place / "root"))
 
 
+def goes_on_from(kept: dict[Path, int], job: Job, storage: Path, head: str) -> None:
+    """The same command finishes the job, and leaves the shards that were there alone."""
+    with Driver(job, storage, head) as driver:
+        assert driver.finish() == 0, driver.text()
+    now = job.shards(storage)
+    assert {path: now[path] for path in kept} == kept
+    assert len(now) > len(kept)
+
+
 def test_a_disk_full_while_a_shard_is_written(job: Job, on_disk: Path, disk: Disk, head: str, verdict: Verdict) -> None:
     with Driver(job, on_disk, head) as driver:
         wait_for_shards(driver, 1)
@@ -48,11 +57,7 @@ def test_a_disk_full_while_a_shard_is_written(job: Job, on_disk: Path, disk: Dis
     kept = job.shards(on_disk)
     assert kept
     disk.grow()
-    with Driver(job, on_disk, head) as driver:
-        assert driver.finish() == 0, driver.text()
-    now = job.shards(on_disk)
-    assert {path: now[path] for path in kept} == kept
-    assert len(now) > len(kept)
+    goes_on_from(kept, job, on_disk, head)
     verdict("disk full", job, on_disk)
 
 
@@ -66,11 +71,7 @@ def test_a_disk_read_only_while_a_shard_is_written(
         said_in_a_line(driver.text(), _READ_ONLY, on_disk)
     kept = job.shards(on_disk)
     disk.set_writable()
-    with Driver(job, on_disk, head) as driver:
-        assert driver.finish() == 0, driver.text()
-    now = job.shards(on_disk)
-    assert {path: now[path] for path in kept} == kept
-    assert len(now) > len(kept)
+    goes_on_from(kept, job, on_disk, head)
     verdict("disk read-only", job, on_disk)
 
 
