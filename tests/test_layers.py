@@ -18,7 +18,7 @@ from otad_ray.models import BackboneConfig, build_backbone
 from otad_ray.training import TrainingConfig, train_backbone
 
 train = load_all(open_split(data_set("digits"), "train"))
-net = build_backbone(BackboneConfig(num_blocks=1), dimension=64, num_outputs=10)
+net = build_backbone(BackboneConfig(num_blocks=1), shape=(64,), num_outputs=10)
 train_backbone(net, train.x, train.y, TrainingConfig(epochs=1))
 points = train.x.flatten(1)
 with torch.no_grad(), tempfile.TemporaryDirectory() as root:

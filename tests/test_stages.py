@@ -60,7 +60,7 @@ def test_each_recording_is_its_own(clock: list[float]) -> None:
 def test_a_defense_spends_its_time_in_every_stage(tmp_path) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(40, 6, generator=generator)
-    net = build_backbone(BackboneConfig(num_blocks=1), dimension=6, num_outputs=3).eval()
+    net = build_backbone(BackboneConfig(num_blocks=1), shape=(6,), num_outputs=3).eval()
     with torch.no_grad():
         provenance = {"backbone": net.fingerprint()}
         NeighborMemory.build(

@@ -7,7 +7,8 @@ reference solvers that need them.
 """
 
 from otad_ray.cip.gram import GramBlocks, gram_blocks
-from otad_ray.cip.integrate import GramSolution, Solution, integrate, integrate_gram
+from otad_ray.cip.integrate import GramSolution, Solution, combine_centers, integrate, integrate_gram
+from otad_ray.cip.isometry import Isometry
 from otad_ray.cip.potentials import Potentials, brenier_potentials
 from otad_ray.cip.program import CROSS_TERMS, CrossTerm, center_displacement
 from otad_ray.cip.regularity import Regularity
@@ -21,6 +22,7 @@ __all__ = [
     "CrossTerm",
     "GramBlocks",
     "GramSolution",
+    "Isometry",
     "Potentials",
     "Regularity",
     "Solution",
@@ -31,6 +33,7 @@ __all__ = [
     "center_displacement",
     "check_solver",
     "check_solver_name",
+    "combine_centers",
     "gram_blocks",
     "integrate",
     "integrate_gram",

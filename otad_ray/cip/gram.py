@@ -59,11 +59,15 @@ def gram_blocks(
     return GramBlocks(gram[:, :last, :last], full, gram[:, last:, :last], epsilon)
 
 
-def check_neighborhoods(points: Tensor, features: Tensor) -> None:
-    """ValueError unless points and features are (B, K, D) with K, D >= 1, both float32 or both float64."""
+def check_neighborhoods(points: Tensor, features: Tensor, *, same_space: bool = True) -> None:
+    """ValueError unless points and features are (B, K, D) with K, D >= 1, both float32 or both float64.
+
+    same_space: whether they must agree in D.
+    """
     if points.dim() != 3 or points.shape[1] < 1 or points.shape[2] < 1:
         raise ValueError(f"need points (B, K, D) with K >= 1 and D >= 1, got {tuple(points.shape)}")
-    if points.shape != features.shape:
+    agreeing = 3 if same_space else 2
+    if features.dim() != 3 or points.shape[:agreeing] != features.shape[:agreeing]:
         raise ValueError(
             f"points and features (B, K, D) must agree, got {tuple(points.shape)} and {tuple(features.shape)}"
         )

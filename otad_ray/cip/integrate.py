@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from otad_ray.cip.gram import GramBlocks, check_neighborhoods, gram_blocks
+from otad_ray.cip.isometry import Isometry
 from otad_ray.cip.potentials import Potentials, potentials_from_gram
 from otad_ray.cip.program import CipProgram, CrossTerm, cip_program
 from otad_ray.cip.regularity import Regularity
@@ -72,10 +73,12 @@ def integrate(
     solver: str = DUAL,
     cross_term: CrossTerm = "theory",
     potentials: Tensor | None = None,
+    isometry: Isometry | None = None,
 ) -> Solution:
     """Feature of each query from its neighbors: potentials by (15), feature by (16) (Algorithm 2).
 
     query (B, D), points (B, K, D), features (B, K, D): float32 or float64, on one device.
+    isometry: query (B, d) and points (B, K, d) are coordinates in a smaller space, which it maps into the features'.
     solver: "dual" (default; exact and differentiable), "mosek", or a conic solver of cvxpy by name.
     cross_term: "theory", the paper's (16), or "released", the formula of the authors' code.
     potentials (B, K): used in place of (15)'s; no relaxation takes place then.
@@ -85,7 +88,7 @@ def integrate(
     its `w_i`. Raises ValueError for shapes, dtypes or names that do not fit, and for another solver where a
     gradient is asked for: without it an attack would be misled in silence.
     """
-    check_neighborhoods(points, features)
+    check_neighborhoods(points, features, same_space=isometry is None)
     _check_query(query, points, potentials)
     solve: Callable[[CipProgram], _ProgramSolution] = _solve_dual
     if solver != DUAL:
@@ -93,11 +96,13 @@ def integrate(
         solve_row = row_solver(solver)
 
         def solve(program: CipProgram) -> _ProgramSolution:
-            return _solve_rows(program, _centers(query, points, features, program.displacement), solve_row)
+            return _solve_rows(program, _centers(query, points, features, program.displacement, isometry), solve_row)
 
-    blocks = gram_blocks(query, points, features)
+    # As exact as all inner products here.
+    nearby = None if isometry is None else isometry.project(features.double())
+    blocks = gram_blocks(query, points, features, features_in_point_space=nearby)
     solution, displacement = _integrate_blocks(blocks, regularity, cross_term, potentials, solve)
-    feature = _combine(solution.weights, query, points, features, displacement)
+    feature = combine_centers(solution.weights, query, points, features, displacement, isometry)
     return Solution(**vars(solution), feature=feature, solver=solver)
 
 
@@ -208,16 +213,25 @@ def _residual(program: CipProgram, result: _ProgramSolution) -> Tensor:
         return error.clamp_min(0.0) / program.scale()
 
 
-def _centers(query: Tensor, points: Tensor, features: Tensor, displacement: float) -> Tensor:
+def _centers(query: Tensor, points: Tensor, features: Tensor, displacement: float, isometry: Isometry | None) -> Tensor:
     """`w_i = z_i + a (x - x_i)`, float64 (B, K, D)."""
     with torch.no_grad():
-        return features.double() + displacement * (query.double().unsqueeze(1) - points.double())
+        steps = query.double().unsqueeze(1) - points.double()
+        return features.double() + displacement * (steps if isometry is None else isometry.lift(steps))
 
 
-def _combine(weights: Tensor, query: Tensor, points: Tensor, features: Tensor, displacement: float) -> Tensor:
-    """`sum_i s_i w_i`, summed in float64: large common parts would cost the differences their digits.
+def combine_centers(
+    weights: Tensor,
+    query: Tensor,
+    points: Tensor,
+    features: Tensor,
+    displacement: float,
+    isometry: Isometry | None = None,
+) -> Tensor:
+    """`sum_i s_i w_i` (B, D) of weights s (B, K) on the simplex, `w_i = z_i + a (x - x_i)` with a = displacement.
 
-    A few samples at a time: copies of all of them would leave the processor's cache.
+    query, points, features and isometry as in `integrate`. Summed in float64: large common parts would cost the
+    differences their digits. A few samples at a time: copies of all of them would leave the processor's cache.
     """
     block = max(1, _BLOCK_BYTES // (8 * features.shape[1] * features.shape[2]))
     tensors = (weights.unsqueeze(1), query.unsqueeze(1), points, features)
@@ -225,7 +239,8 @@ def _combine(weights: Tensor, query: Tensor, points: Tensor, features: Tensor, d
     for share, rows, near, targets in zip(*(tensor.split(block) for tensor in tensors), strict=True):
         feature = share @ targets.double()
         if displacement != 0:
-            feature = feature + displacement * (rows.double() - share @ near.double())
+            step = rows.double() - share @ near.double()
+            feature = feature + displacement * (step if isometry is None else isometry.lift(step))
         parts.append(feature.squeeze(1).to(features.dtype))
     return torch.cat(parts)
 

@@ -1,95 +1,76 @@
-"""Backbones by name, and their checkpoints: `weights.safetensors` beside `backbone.json`."""
+"""Networks on disk: `weights.safetensors` beside a JSON file that says which network it is."""
 
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import nn
 
 from otad_ray.artifacts import atomic_file, write_json
 from otad_ray.errors import InputError
-from otad_ray.models.backbone import Backbone
-from otad_ray.models.fc_resnet import FCNetConfig, FCPlainNet, FCResNet
 
-_CONFIG_FILE = "backbone.json"
 _WEIGHTS_FILE = "weights.safetensors"
 
 
+Network = TypeVar("Network", bound=nn.Module)
+
+
 @dataclass(frozen=True)
-class BackboneKind:
-    """A registered backbone: its configuration's type and its builder."""
+class Architecture(Generic[Network]):
+    """A registered network: its configuration's type and its builder."""
 
     config: type
-    build: Callable[[Any], Backbone]
+    build: Callable[[Any], Network]
 
 
-BACKBONES: Mapping[str, BackboneKind] = {
-    "fc_resnet": BackboneKind(FCNetConfig, FCResNet),
-    "fc_plain": BackboneKind(FCNetConfig, FCPlainNet),
-}
+@dataclass(frozen=True)
+class Family(Generic[Network]):
+    """Networks that stand for one another, by name: the backbones, the metric nets.
 
-
-@dataclass(frozen=True, kw_only=True)
-class BackboneConfig:
-    """Which backbone, and how deep.
-
-    Attributes:
-        architecture: fc_resnet, or fc_plain, the same net without residual connections.
-        num_blocks: m of equation (10); the paper takes 5 for images.
-        hidden: inner width of each block (default: the input dimension, as in the paper).
+    name: for people, and of the JSON file.
     """
 
-    architecture: str = "fc_resnet"
-    num_blocks: int = 5
-    hidden: int | None = None
+    name: str
+    architectures: Mapping[str, Architecture[Network]]
 
-    def __post_init__(self) -> None:
-        _kind(self.architecture)
-        for name in ("num_blocks", "hidden"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"need {name} >= 1, got {value}")
+    def find(self, architecture: str) -> Architecture[Network]:
+        """InputError, listing the known names, for an unknown one."""
+        if architecture not in self.architectures:
+            raise InputError(
+                f"unknown {self.name} architecture {architecture!r}; known: {', '.join(self.architectures)}"
+            )
+        return self.architectures[architecture]
 
+    def save(self, directory: Path, network: Network) -> None:
+        """Write the checkpoint into an existing directory."""
+        (name,) = (name for name, kind in self.architectures.items() if type(network) is kind.build)
+        with atomic_file(directory / _WEIGHTS_FILE) as temporary:
+            state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+            # Not `save_file`: its errors are its own, and a full disk is told by the system's.
+            temporary.write_bytes(save(state))
+        config: Any = network.config
+        write_json(directory / self._file, {"architecture": name, "config": asdict(config)})
 
-def build_backbone(config: BackboneConfig, *, dimension: int, num_outputs: int) -> Backbone:
-    """A new backbone, randomly initialized from torch's global generator."""
-    kind = _kind(config.architecture)
-    return kind.build(
-        kind.config(dimension=dimension, num_outputs=num_outputs, num_blocks=config.num_blocks, hidden=config.hidden)
-    )
+    def load(self, directory: Path) -> Network:
+        """The network of a checkpoint, in evaluation mode, on the CPU; InputError where it cannot be read."""
+        directory = Path(directory)
+        try:
+            description = json.loads((directory / self._file).read_text())
+            kind = self.find(description["architecture"])
+            network = kind.build(kind.config(**description["config"]))
+            network.load_state_dict(load_file(directory / _WEIGHTS_FILE))
+        except FileNotFoundError as error:
+            raise InputError(f"{directory} is no {self.name} checkpoint: {error.filename} is missing") from None
+        except InputError:
+            raise
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            raise InputError(f"the {self.name} in {directory} cannot be loaded: {error}") from error
+        return network.eval()
 
-
-def save_backbone(directory: Path, backbone: Backbone) -> None:
-    """Write the checkpoint into an existing directory."""
-    (name,) = (name for name, kind in BACKBONES.items() if type(backbone) is kind.build)
-    with atomic_file(directory / _WEIGHTS_FILE) as temporary:
-        state = {key: value.detach().cpu().contiguous() for key, value in backbone.state_dict().items()}
-        # Not `save_file`: its errors are its own, and a full disk is told by the system's.
-        temporary.write_bytes(save(state))
-    write_json(directory / _CONFIG_FILE, {"architecture": name, "config": asdict(backbone.config)})
-
-
-def load_backbone(directory: Path) -> Backbone:
-    """The backbone of a checkpoint, in evaluation mode, on the CPU; InputError where it cannot be read."""
-    directory = Path(directory)
-    try:
-        description = json.loads((directory / _CONFIG_FILE).read_text())
-        kind = _kind(description["architecture"])
-        backbone = kind.build(kind.config(**description["config"]))
-        backbone.load_state_dict(load_file(directory / _WEIGHTS_FILE))
-    except FileNotFoundError as error:
-        raise InputError(f"{directory} is no backbone checkpoint: {error.filename} is missing") from None
-    except InputError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"the backbone in {directory} cannot be loaded: {error}") from error
-    return backbone.eval()
-
-
-def _kind(architecture: str) -> BackboneKind:
-    if architecture not in BACKBONES:
-        raise InputError(f"unknown backbone architecture {architecture!r}; known: {', '.join(BACKBONES)}")
-    return BACKBONES[architecture]
+    @property
+    def _file(self) -> str:
+        return f"{self.name.replace(' ', '_').replace('-', '_').lower()}.json"

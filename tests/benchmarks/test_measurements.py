@@ -71,7 +71,7 @@ def test_the_machine_is_named() -> None:
 
 
 def test_certificates_are_compared_with_forward_passes(tmp_path: Path) -> None:
-    net = build_backbone(BackboneConfig(num_blocks=1), dimension=6, num_outputs=3)
+    net = build_backbone(BackboneConfig(num_blocks=1), shape=(6,), num_outputs=3)
     points = torch.randn(90, 6, generator=torch.Generator().manual_seed(2))
     parts = [points], [points], [torch.zeros(90)], [torch.arange(90)]
     memory = NeighborMemory.build(tmp_path / "memory", None, *parts, provenance={"backbone": net.fingerprint()})

@@ -16,7 +16,7 @@ from otad_ray.models import BackboneConfig, build_backbone
 
 def backbone(seed: int = 0):
     torch.manual_seed(seed)
-    net = build_backbone(BackboneConfig(num_blocks=1), dimension=12, num_outputs=4)
+    net = build_backbone(BackboneConfig(num_blocks=1), shape=(12,), num_outputs=4)
     torch.nn.init.normal_(net.blocks[0][2].weight, std=0.3)
     return net.eval()
 

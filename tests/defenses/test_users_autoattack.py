@@ -25,7 +25,7 @@ def defense(request: pytest.FixtureRequest, digits, tmp_path_factory: pytest.Tem
     directory: Path = tmp_path_factory.mktemp("root")
     x, y = digits[0][SAMPLES:], digits[1][SAMPLES:]
     torch.manual_seed(0)
-    net = build_backbone(BackboneConfig(num_blocks=1), dimension=64, num_outputs=10).eval()
+    net = build_backbone(BackboneConfig(num_blocks=1), shape=(64,), num_outputs=10).eval()
     # Class means as the head: right on most digits without any training.
     means = torch.stack([x[y == label].flatten(1).mean(0) for label in range(10)])
     with torch.no_grad():

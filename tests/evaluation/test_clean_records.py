@@ -19,7 +19,7 @@ from otad_ray.models import Backbone, BackboneConfig, build_backbone
 @pytest.fixture
 def net() -> Backbone:
     torch.manual_seed(0)
-    return build_backbone(BackboneConfig(num_blocks=1), dimension=12, num_outputs=4).eval()
+    return build_backbone(BackboneConfig(num_blocks=1), shape=(12,), num_outputs=4).eval()
 
 
 @pytest.fixture

@@ -153,7 +153,7 @@ def test_every_kind_of_record_has_the_same_schema_also_on_disk(tmp_path: Path) -
 @pytest.fixture
 def otad(tmp_path: Path) -> OTAD:
     torch.manual_seed(0)
-    net = build_backbone(BackboneConfig(num_blocks=1), dimension=12, num_outputs=4).eval()
+    net = build_backbone(BackboneConfig(num_blocks=1), shape=(12,), num_outputs=4).eval()
     torch.nn.init.normal_(net.blocks[0][2].weight, std=0.3)
     points = torch.rand(60, 12)
     with torch.no_grad():

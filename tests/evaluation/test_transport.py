@@ -92,7 +92,7 @@ def test_refuses_fewer_points_than_a_neighborhood_needs(points: Tensor) -> None:
 
 
 def test_an_untrained_residual_net_is_the_identity(points: Tensor) -> None:
-    backbone = build_backbone(BackboneConfig(), dimension=4, num_outputs=2)
+    backbone = build_backbone(BackboneConfig(), shape=(4,), num_outputs=2)
     found = transport_diagnostics(backbone, points, neighbors=6, regularity=REGULARITY)
     assert found["transport_energy"] == found["transport_cost"] == 0
     assert found["assignment_cost"] == pytest.approx(0, abs=1e-9)

@@ -9,13 +9,13 @@ import torch
 
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.errors import InputError
-from otad_ray.models import BACKBONES, BackboneConfig, build_backbone, load_backbone, save_backbone
+from otad_ray.models import BackboneConfig, build_backbone, load_backbone, save_backbone
 from otad_ray.training import EpochMetrics, TrainingConfig, accuracy, train_backbone
 
 
 def small(architecture: str = "fc_resnet", seed: int = 0) -> torch.nn.Module:
     torch.manual_seed(seed)
-    return build_backbone(BackboneConfig(architecture=architecture, num_blocks=2), dimension=64, num_outputs=10)
+    return build_backbone(BackboneConfig(architecture=architecture, num_blocks=2), shape=(64,), num_outputs=10)
 
 
 def test_a_new_resnet_is_the_identity() -> None:
@@ -26,7 +26,7 @@ def test_a_new_resnet_is_the_identity() -> None:
     torch.testing.assert_close(energy, torch.zeros(5))
 
 
-@pytest.mark.parametrize("architecture", BACKBONES)
+@pytest.mark.parametrize("architecture", ["fc_resnet", "fc_plain"])
 def test_energy_is_that_of_the_path(architecture: str) -> None:
     backbone = small(architecture)
     torch.nn.init.normal_(backbone.blocks[0][2].weight, std=0.1)
@@ -39,7 +39,7 @@ def test_energy_is_that_of_the_path(architecture: str) -> None:
     torch.testing.assert_close(energy, sum((b - a).square().sum(1) for a, b in pairwise(path)))
 
 
-@pytest.mark.parametrize("architecture", BACKBONES)
+@pytest.mark.parametrize("architecture", ["fc_resnet", "fc_plain"])
 def test_checkpoint_round_trip(tmp_path: Path, architecture: str) -> None:
     backbone = small(architecture, seed=3)
     save_backbone(tmp_path, backbone)
@@ -51,7 +51,7 @@ def test_checkpoint_round_trip(tmp_path: Path, architecture: str) -> None:
 
 
 def test_a_narrow_net_has_hidden_layers_of_its_own_width(tmp_path: Path) -> None:
-    backbone = build_backbone(BackboneConfig(num_blocks=2, hidden=7), dimension=64, num_outputs=10)
+    backbone = build_backbone(BackboneConfig(num_blocks=2, hidden=7), shape=(64,), num_outputs=10)
     assert [tuple(layer.weight.shape) for layer in backbone.blocks[1] if hasattr(layer, "weight")] == [(7, 64), (64, 7)]
     save_backbone(tmp_path, backbone)
     assert load_backbone(tmp_path).config.hidden == 7
@@ -62,7 +62,7 @@ def test_a_narrow_net_has_hidden_layers_of_its_own_width(tmp_path: Path) -> None
 
 def test_checkpoints_from_before_an_option_load_and_keep_their_fingerprint(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = build_backbone(BackboneConfig(num_blocks=2), dimension=8, num_outputs=3)
+    backbone = build_backbone(BackboneConfig(num_blocks=2), shape=(8,), num_outputs=3)
     save_backbone(tmp_path, backbone)
     config = tmp_path / "backbone.json"
     description = json.loads(config.read_text())
@@ -104,7 +104,7 @@ def test_wrong_sample_size() -> None:
         small()(torch.rand(2, 1, 28, 28))
 
 
-@pytest.mark.parametrize("architecture", BACKBONES)
+@pytest.mark.parametrize("architecture", ["fc_resnet", "fc_plain"])
 def test_training_learns_digits(architecture: str) -> None:
     train, test = (load_all(open_split(data_set("digits"), split)) for split in ("train", "test"))
     history: list[EpochMetrics] = []

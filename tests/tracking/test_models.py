@@ -38,7 +38,7 @@ print(otad_ray.__file__)
 @pytest.fixture(scope="module")
 def defense(root: Path) -> Defense:
     torch.manual_seed(0)
-    net = build_backbone(BackboneConfig(num_blocks=1), dimension=6, num_outputs=CLASSES).eval()
+    net = build_backbone(BackboneConfig(num_blocks=1), shape=(6,), num_outputs=CLASSES).eval()
     points = torch.rand(40, 6)
     with torch.no_grad():
         features = net.features(points)
