@@ -3,7 +3,17 @@
 from otad_ray.defenses.base import Defense, MemoryDefense
 from otad_ray.defenses.knn import KNN
 from otad_ray.defenses.otad import OTAD
+from otad_ray.defenses.otad_nn import OTADNN
 from otad_ray.defenses.persistence import DEFENSES, load_defense
 from otad_ray.defenses.undefended import Undefended
 
-__all__ = ["DEFENSES", "KNN", "OTAD", "Defense", "MemoryDefense", "Undefended", "load_defense"]
+__all__ = [
+    "DEFENSES",
+    "KNN",
+    "OTAD",
+    "OTADNN",
+    "Defense",
+    "MemoryDefense",
+    "Undefended",
+    "load_defense",
+]

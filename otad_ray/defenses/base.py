@@ -2,10 +2,10 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,8 @@ from otad_ray.artifacts import atomic_directory, refuse_occupied, to_jsonable, w
 from otad_ray.cip import Solution
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
-from otad_ray.models import Backbone, save_backbone
+from otad_ray.models import Backbone, MetricNet, save_backbone, save_metric_net
+from otad_ray.stages import stage
 
 DESCRIPTION = "defense.json"
 # Features computed on another device or in another batch differ by rounding, those of another net altogether.
@@ -22,6 +23,7 @@ _FEATURE_TOLERANCE = 1e-3
 _CHECKED_ROWS = 16
 _BLOCK_ROWS = 8192
 BACKBONE_FOLDER = "backbone"
+METRIC_FOLDER = "metric"
 
 
 class Defense(nn.Module, ABC):
@@ -45,14 +47,28 @@ class Defense(nn.Module, ABC):
 class MemoryDefense(Defense):
     """A defense that reads the features of an input's neighbors in a memory.
 
-    Raises InputError where the memory was built with another backbone: its features would mean nothing to the head.
+    metric: the net whose outputs the memory is searched by; without one, it is searched by the points.
+    Raises InputError where the memory was built with another backbone or another metric: its features would mean
+    nothing to the head, or its distances nothing to the search.
     """
 
-    def __init__(self, backbone: Backbone, memory: NeighborMemory) -> None:
+    def __init__(self, backbone: Backbone, memory: NeighborMemory, metric: MetricNet | None = None) -> None:
         super().__init__()
         check_backbone(memory, backbone)
+        check_metric(memory, metric)
         self.backbone = backbone
         self.memory = memory
+        self.metric = metric
+
+    def keys(self, inputs: Tensor) -> Tensor:
+        """What inputs (B, *shape) are searched by: (B, E)."""
+        return self.locate(inputs)[0]
+
+    def locate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys (B, E) and points (B, d), as the memory keeps them, of inputs (B, *shape)."""
+        with stage("model"):
+            points = self.backbone.coordinates(inputs)
+            return points if self.metric is None else self.metric(inputs), points
 
     @cached_property
     def training_classes(self) -> Tensor:
@@ -72,16 +88,35 @@ class MemoryDefense(Defense):
         """
         directory = Path(directory).absolute()
         memory = os.path.relpath(self.memory.directory, directory)
-        save_defense(directory, self.kind, self.backbone, {"memory": memory, "settings": to_jsonable(self.settings())})
+        description = {"memory": memory, "settings": to_jsonable(self.settings())}
+        save_defense(directory, self.kind, self.networks(), description)
+
+    def networks(self) -> "dict[str, SavedNetwork]":
+        """The networks that are saved with it, by their folder."""
+        saved = {BACKBONE_FOLDER: SavedNetwork(self.backbone, save_backbone)}
+        if self.metric is not None:
+            saved[METRIC_FOLDER] = SavedNetwork(self.metric, save_metric_net)
+        return saved
 
 
-def save_defense(directory: Path, kind: str, backbone: Backbone, description: Mapping[str, Any]) -> None:
-    """Write `defense.json` and the backbone into a new directory."""
+class SavedNetwork(NamedTuple):
+    """A network, and what writes it into a directory."""
+
+    network: nn.Module
+    save: Callable[[Path, Any], None]
+
+
+def save_defense(
+    directory: Path, kind: str, networks: Mapping[str, SavedNetwork], description: Mapping[str, Any]
+) -> None:
+    """Write `defense.json` and the networks, each in its folder, into a new directory."""
     refuse_occupied(directory)
     with atomic_directory(directory) as temporary:
-        (temporary / BACKBONE_FOLDER).mkdir()
-        save_backbone(temporary / BACKBONE_FOLDER, backbone)
-        write_json(temporary / DESCRIPTION, {"kind": kind, "backbone": BACKBONE_FOLDER, **description})
+        for folder, saved in networks.items():
+            (temporary / folder).mkdir()
+            saved.save(temporary / folder, saved.network)
+        folders = {folder: folder for folder in networks}
+        write_json(temporary / DESCRIPTION, {"kind": kind, **folders, **description})
 
 
 def check_backbone(memory: NeighborMemory, backbone: Backbone) -> None:
@@ -96,12 +131,41 @@ def check_backbone(memory: NeighborMemory, backbone: Backbone) -> None:
     )
 
 
+def check_metric(memory: NeighborMemory, metric: MetricNet | None) -> None:
+    """InputError unless the memory's keys are this metric net's; without one, unless they are its points."""
+    has_keys = memory.keys is not memory.points
+    num_keys = memory.keys.shape[1]
+    if metric is None:
+        if has_keys:
+            raise InputError(
+                f"memory {memory.directory} is searched by keys of a metric net, of dimension {num_keys}; give that net"
+            )
+        return
+    if not has_keys:
+        raise InputError(
+            f"memory {memory.directory} was built without a metric net; build one for it with: python "
+            "jobs/build_memory.py and the net's options"
+        )
+    if metric.num_keys != num_keys:
+        raise InputError(
+            f"the metric net gives keys of dimension {metric.num_keys}, those of memory {memory.directory} are of "
+            f"dimension {num_keys}; build a memory for it with: python jobs/build_memory.py and the net's options"
+        )
+    recorded, found = memory.manifest.get("metric"), metric.fingerprint()
+    if recorded is not None and recorded != found:
+        raise InputError(
+            f"memory {memory.directory} was built with metric net {recorded[:12]}, this one is {found[:12]}; "
+            "build a memory for it with: python jobs/build_memory.py and the net's options"
+        )
+
+
 @torch.no_grad()
 def _first_features_agree(memory: NeighborMemory, backbone: Backbone) -> bool:
-    parameter = next(backbone.parameters())
+    parameter, space = next(backbone.parameters()), backbone.point_space
     points = memory.points[:_CHECKED_ROWS].to(parameter)
     stored = memory.features[:_CHECKED_ROWS].to(parameter)
-    if points.shape[1] != backbone.dimension:
+    expected = backbone.dimension if space is None else space.num_coordinates
+    if points.shape[1] != expected or stored.shape[1] != backbone.dimension:
         return False
-    difference = (backbone.features(points) - stored).norm()
+    difference = (backbone.features(backbone.points_of(points)) - stored).norm()
     return bool(difference <= _FEATURE_TOLERANCE * stored.norm())

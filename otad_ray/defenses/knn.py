@@ -6,7 +6,7 @@ from torch import Tensor
 
 from otad_ray.defenses.base import MemoryDefense
 from otad_ray.memory import NeighborMemory
-from otad_ray.models import Backbone
+from otad_ray.models import Backbone, MetricNet
 from otad_ray.stages import stage
 
 
@@ -15,18 +15,19 @@ class KNN(MemoryDefense):
 
     kind = "knn"
 
-    def __init__(self, backbone: Backbone, memory: NeighborMemory, neighbors: int = 10) -> None:
-        super().__init__(backbone, memory)
+    def __init__(
+        self, backbone: Backbone, memory: NeighborMemory, neighbors: int = 10, metric: MetricNet | None = None
+    ) -> None:
+        super().__init__(backbone, memory, metric)
         self.neighbors = neighbors
         memory.check_neighbors(neighbors, leave_one_out=False)
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
         """Logits (B, C) and mean features (B, D); nothing is solved."""
-        with stage("model"):
-            points = self.backbone.embed(inputs)
-        index, _ = self.memory.search(points, self.neighbors)
+        keys, points = self.locate(inputs)
+        index, _ = self.memory.search(keys, self.neighbors)
         # A piecewise constant map has a gradient, and it is zero: an attack may ask for it.
-        features = self.memory.features[index].to(points).mean(1) + 0 * points
+        features = self.memory.features[index].to(points).mean(1) + 0 * points.mean(1, keepdim=True)
         with stage("model"):
             return self.backbone.head(features), features, None
 

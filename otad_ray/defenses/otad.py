@@ -7,29 +7,34 @@ from torch import Tensor
 from otad_ray.cip import Solution
 from otad_ray.defenses.base import MemoryDefense
 from otad_ray.memory import IntegrationConfig, NeighborMemory, integrate_neighbors
-from otad_ray.models import Backbone
+from otad_ray.models import Backbone, MetricNet
 from otad_ray.stages import stage
 
 
 class OTAD(MemoryDefense):
     """Logits of the feature that the convex integration problem over the K nearest training points gives.
 
-    For a fixed neighbor set the feature is max(L, |l|)-Lipschitz in the input ("theory" cross term, FC backbones).
-    Differentiable with the dual solver.
+    With a transformer as the backbone this is OTAD-T, whose neighbors a metric net may find. For a fixed neighbor set
+    the feature is max(L, |l|)-Lipschitz in the point ("theory" cross term). Differentiable with the dual solver.
     """
 
     kind = "otad"
 
-    def __init__(self, backbone: Backbone, memory: NeighborMemory, config: IntegrationConfig | None = None) -> None:
-        super().__init__(backbone, memory)
+    def __init__(
+        self,
+        backbone: Backbone,
+        memory: NeighborMemory,
+        config: IntegrationConfig | None = None,
+        metric: MetricNet | None = None,
+    ) -> None:
+        super().__init__(backbone, memory, metric)
         self.config = config or IntegrationConfig()
         memory.check_neighbors(self.config.neighbors, leave_one_out=False)
 
     def integrate(self, inputs: Tensor) -> tuple[Tensor, Solution]:
         """Positions of the neighbors (B, K) in the memory, and the solution, of inputs (B, *shape)."""
-        with stage("model"):
-            points = self.backbone.embed(inputs)
-        return integrate_neighbors(self.memory, points, points, self.config)
+        keys, points = self.locate(inputs)
+        return integrate_neighbors(self.memory, keys, points, self.config)
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, Solution]:
         """Logits (B, C), integrated features (B, D), and the solution."""

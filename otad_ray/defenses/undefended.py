@@ -4,8 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from otad_ray.defenses.base import Defense, save_defense
-from otad_ray.models import Backbone
+from otad_ray.defenses.base import BACKBONE_FOLDER, Defense, SavedNetwork, save_defense
+from otad_ray.models import Backbone, save_backbone
 from otad_ray.stages import stage
 
 
@@ -26,4 +26,4 @@ class Undefended(Defense):
 
     def save(self, directory: str | Path) -> None:
         """Write `defense.json` and the backbone."""
-        save_defense(Path(directory), self.kind, self.backbone, {})
+        save_defense(Path(directory), self.kind, {BACKBONE_FOLDER: SavedNetwork(self.backbone, save_backbone)}, {})

@@ -1,7 +1,21 @@
 """The neighbor memory: exact search over keys, and the points and features that are integrated."""
 
-from otad_ray.memory.integration import IntegrationConfig, integrate_neighbors
-from otad_ray.memory.labels import RETRYABLE_LABELS, label_features, label_rows, label_schema
+from otad_ray.memory.approximation import approximate_feature, near_features
+from otad_ray.memory.integration import (
+    IntegrationConfig,
+    Neighborhood,
+    integrate_neighbors,
+    neighborhoods,
+    search_neighbors,
+)
+from otad_ray.memory.labels import (
+    RETRYABLE_LABELS,
+    label_features,
+    label_positions,
+    label_rows,
+    label_schema,
+    label_weights,
+)
 from otad_ray.memory.neighbor_memory import NeighborMemory
 from otad_ray.memory.search import SEARCHES, check_search, nearest_others
 
@@ -10,10 +24,17 @@ __all__ = [
     "SEARCHES",
     "IntegrationConfig",
     "NeighborMemory",
+    "Neighborhood",
+    "approximate_feature",
     "check_search",
     "integrate_neighbors",
     "label_features",
+    "label_positions",
     "label_rows",
     "label_schema",
+    "label_weights",
+    "near_features",
     "nearest_others",
+    "neighborhoods",
+    "search_neighbors",
 ]

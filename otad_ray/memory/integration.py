@@ -1,6 +1,8 @@
 """Neighbors, potentials and feature of a batch of queries: the step that defenses and label jobs share."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,26 +50,50 @@ def integrate_neighbors(
 ) -> tuple[Tensor, Solution]:
     """Positions of the neighbors (B, K) and the integrated solution of queries.
 
-    keys (B, E) are searched, points (B, D) integrated; exclude_ids (B,) as in `NeighborMemory.search`.
-    Differentiable in points for the neighbors found.
+    keys (B, E) are searched, points (B, d), as the memory's are, integrated; exclude_ids (B,) as in
+    `NeighborMemory.search`. Differentiable in points for the neighbors found.
     """
-    if points.dim() != 2 or points.shape[1] != memory.points.shape[1]:
-        raise InputError(f"the memory's points have dimension {memory.points.shape[1]}, got {tuple(points.shape)}")
-    index, _ = memory.search(keys, config.neighbors, exclude_ids)
-    block = max(1, _BLOCK_BYTES // (8 * config.neighbors * points.shape[1]))
+    index = search_neighbors(memory, keys, points, config.neighbors, exclude_ids=exclude_ids)
     with stage("solve"):
         parts = [
             integrate(
-                rows,
-                memory.points[near].to(rows),
-                memory.features[near].to(rows),
+                neighborhood.query,
+                neighborhood.points,
+                neighborhood.features,
                 config.regularity,
                 solver=config.solver,
                 cross_term=config.cross_term,
+                isometry=memory.point_space,
             )
-            for rows, near in zip(points.split(block), index.split(block), strict=True)
+            for neighborhood in neighborhoods(memory, points, index)
         ]
         return index, _concatenated(parts)
+
+
+def search_neighbors(
+    memory: NeighborMemory, keys: Tensor, points: Tensor, num_neighbors: int, *, exclude_ids: Tensor | None = None
+) -> Tensor:
+    """Positions (B, K) of the neighbors of keys (B, E); InputError for points (B, d) unlike the memory's."""
+    if points.dim() != 2 or points.shape[1] != memory.points.shape[1]:
+        raise InputError(f"the memory's points have dimension {memory.points.shape[1]}, got {tuple(points.shape)}")
+    index, _ = memory.search(keys, num_neighbors, exclude_ids)
+    return index
+
+
+class Neighborhood(NamedTuple):
+    """query (n, d), its neighbors' points (n, K, d) and features (n, K, D), in the query's dtype and on its device."""
+
+    query: Tensor
+    points: Tensor
+    features: Tensor
+
+
+def neighborhoods(memory: NeighborMemory, points: Tensor, index: Tensor) -> Iterator[Neighborhood]:
+    """Points (B, d) with their neighbors at positions index (B, K), as many at a time as take a bounded memory."""
+    row_bytes = 4 * index.shape[1] * (memory.points.shape[1] + memory.features.shape[1])
+    block = max(1, _BLOCK_BYTES // row_bytes)
+    for rows, near in zip(points.split(block), index.split(block), strict=True):
+        yield Neighborhood(rows, memory.points[near].to(rows), memory.features[near].to(rows))
 
 
 def _concatenated(parts: list[Solution]) -> Solution:

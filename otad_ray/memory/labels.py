@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from otad_ray.cip import RETRYABLE, Status, center_displacement
+from otad_ray.cip import RETRYABLE, Status, center_displacement, combine_centers
 from otad_ray.errors import InputError
 from otad_ray.memory.integration import IntegrationConfig, integrate_neighbors
 from otad_ray.memory.neighbor_memory import NeighborMemory
@@ -44,7 +44,7 @@ def label_rows(
     rows = torch.from_numpy(positions)
     ids, keys, points = memory.ids[rows], memory.keys[rows], memory.points[rows]
     index, solution = integrate_neighbors(memory, keys, points, config, exclude_ids=ids)
-    schema = label_schema(config.neighbors, points.shape[1], dense=dense)
+    schema = label_schema(config.neighbors, memory.features.shape[1], dense=dense)
     columns: dict[str, torch.Tensor | list[str]] = {
         "id": ids,
         "neighbor_ids": memory.ids[index],
@@ -67,6 +67,17 @@ def label_features(memory: NeighborMemory, labels: pa.Table, config: Integration
 
     memory and config are those the labels were made with. InputError for ids that the memory does not hold.
     """
+    rows, neighbors = label_positions(memory, labels, config.neighbors)
+    weights = label_weights(labels, config.neighbors)
+    displacement = center_displacement(config.regularity, config.cross_term)
+    return combine_centers(
+        weights, memory.points[rows], memory.points[neighbors], memory.features[neighbors], displacement,
+        memory.point_space,
+    )  # fmt: skip
+
+
+def label_positions(memory: NeighborMemory, labels: pa.Table, num_neighbors: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Positions in the memory of label rows (n,) and of their neighbors (n, K); InputError for unknown ids."""
     order = memory.ids.argsort()
     sorted_ids = memory.ids[order]
 
@@ -79,13 +90,14 @@ def label_features(memory: NeighborMemory, labels: pa.Table, config: Integration
             )
         return order[place]
 
-    shape = (len(labels), config.neighbors)
-    rows = positions(labels["id"].to_numpy())
-    neighbors = positions(labels["neighbor_ids"].combine_chunks().flatten().to_numpy()).view(shape)
-    weights = torch.from_numpy(labels["weights"].combine_chunks().flatten().to_numpy().copy()).view(*shape, 1)
-    displacement = center_displacement(config.regularity, config.cross_term)
-    steps = memory.points[rows].unsqueeze(1) - memory.points[neighbors]
-    return (weights * (memory.features[neighbors] + displacement * steps)).sum(1)
+    near = labels["neighbor_ids"].combine_chunks().flatten().to_numpy()
+    return positions(labels["id"].to_numpy()), positions(near).view(len(labels), num_neighbors)
+
+
+def label_weights(labels: pa.Table, num_neighbors: int) -> torch.Tensor:
+    """Weights (n, K) float64 of label rows."""
+    flat = labels["weights"].combine_chunks().flatten().to_numpy()
+    return torch.from_numpy(flat.astype(np.float64)).view(len(labels), num_neighbors)
 
 
 def _column(values: torch.Tensor | list[str], kind: pa.DataType) -> pa.Array:

@@ -10,6 +10,8 @@ from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from otad_ray.artifacts import (
@@ -24,9 +26,11 @@ from otad_ray.artifacts import (
 from otad_ray.errors import InputError
 from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest, leave_out
 from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
+from otad_ray.models import TokenSpace
 from otad_ray.stages import stage
 
 _KIND = "memory"
+_SPACE_FILE = "point_space.safetensors"
 
 # Squares of larger keys overflow in float32.
 _LARGEST_KEY_NORM = 1e18
@@ -35,14 +39,21 @@ Batches = Iterable[Tensor | np.ndarray]
 
 
 class NeighborMemory:
-    """N training points: keys (N, E) are searched, points (N, D) and features (N, D) are integrated.
+    """N training points: keys (N, E) are searched, points (N, d) and features (N, D) are integrated.
 
     Use `build` once and `load` in every process: mapped pages are shared by the processes of a machine.
     manifest: what was recorded when it was built, among it the backbone's fingerprint.
+    point_space: what maps coordinates into the space of the features; None where points are kept whole, d = D.
     """
 
     def __init__(
-        self, directory: Path, manifest: dict[str, Any], arrays: Mapping[str, Tensor], sketch: Sketch, search: str
+        self,
+        directory: Path,
+        manifest: dict[str, Any],
+        arrays: Mapping[str, Tensor],
+        sketch: Sketch,
+        search: str,
+        point_space: TokenSpace | None = None,
     ) -> None:
         check_search(search)
         self.directory = directory
@@ -52,6 +63,7 @@ class NeighborMemory:
         self.features = arrays["features"]
         self.labels = arrays["labels"]
         self.ids = arrays["ids"]
+        self.point_space = point_space
         self._sketch = sketch
         self._search_name = search
 
@@ -74,11 +86,13 @@ class NeighborMemory:
         ids: Batches,
         *,
         provenance: Mapping[str, Any] | None = None,
+        point_space: TokenSpace | None = None,
     ) -> Self:
         """Stream batches to `directory`, which appears whole or not at all, and load it.
 
         The iterables yield batches of equal lengths: keys (n, E), points and features (n, D), labels (n,) and
-        unique ids (n,). Without keys the points are searched. provenance is recorded in the manifest.
+        unique ids (n,). Without keys the points are searched. With a point_space, points are coordinates (n, d) in it.
+        provenance is recorded in the manifest.
         Raises InputError for rows that are not finite, differ in number or dimension, or repeat an id.
         """
         directory = Path(directory)
@@ -88,6 +102,11 @@ class NeighborMemory:
             sources["keys"] = keys
         with atomic_directory(directory) as temporary:
             contents = _write_arrays(temporary, sources)
+            _check_dimensions(contents["shapes"], point_space)
+            if point_space is not None:
+                contents["point_space"] = point_space.layout
+                tensors = {name: tensor.cpu().contiguous() for name, tensor in point_space.tensors.items()}
+                (temporary / _SPACE_FILE).write_bytes(save(tensors))
             _check_ids(np.load(temporary / "ids.npy"))
             searched = np.load(temporary / ("points.npy" if keys is None else "keys.npy"), mmap_mode="r")
             manifest = {
@@ -115,7 +134,8 @@ class NeighborMemory:
             for name, shape in manifest["shapes"].items()
         }
         arrays.setdefault("keys", arrays["points"])
-        return cls(directory, manifest, arrays, _open_sketch(directory, manifest, device), search)
+        sketch = _open_sketch(directory, manifest, device)
+        return cls(directory, manifest, arrays, sketch, search, _open_space(directory, manifest, device))
 
     @property
     def fingerprint(self) -> str:
@@ -223,8 +243,6 @@ def _write_arrays(directory: Path, sources: Mapping[str, Batches]) -> dict[str, 
             raise InputError(
                 f"a key has norm {largest:.3g}, the largest allowed is {_LARGEST_KEY_NORM:.0e}; rescale them"
             )
-        if shapes["points"] != shapes["features"]:
-            raise InputError(f"points {shapes['points']} and features {shapes['features']} must agree in shape")
         digests = {name: file.finish() for name, file in files.items()}
     return {
         "rows": shapes["ids"][0],
@@ -232,6 +250,30 @@ def _write_arrays(directory: Path, sources: Mapping[str, Batches]) -> dict[str, 
         "sha256": digests,
         "largest_key_norm": largest,
     }
+
+
+def _check_dimensions(shapes: Mapping[str, Sequence[int]], point_space: TokenSpace | None) -> None:
+    points, features = shapes["points"][1], shapes["features"][1]
+    if point_space is None and points != features:
+        raise InputError(
+            f"points {tuple(shapes['points'])} and features {tuple(shapes['features'])} must agree in shape; "
+            "coordinates of points in a smaller space need its point_space"
+        )
+    if point_space is not None and (points, features) != (point_space.num_coordinates, point_space.dimension):
+        raise InputError(
+            f"this point_space maps {point_space.num_coordinates} coordinates to {point_space.dimension} dimensions, "
+            f"got points of {points} and features of {features}"
+        )
+
+
+def _open_space(directory: Path, manifest: Mapping[str, Any], device: str | torch.device) -> TokenSpace | None:
+    if "point_space" not in manifest:
+        return None
+    path = directory / _SPACE_FILE
+    try:
+        return TokenSpace.restore(load_file(path), manifest["point_space"]).to(device)
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(f"{path} is missing or damaged ({error}); delete {directory} and build it again") from error
 
 
 def _open_sketch(directory: Path, manifest: Mapping[str, Any], device: str | torch.device) -> Sketch:
