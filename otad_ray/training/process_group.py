@@ -2,6 +2,7 @@
 
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -24,6 +25,20 @@ class ProcessGroup:
     def share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch; parts differ by one row at most, and may be empty."""
         return batch.tensor_split(self.size)[self.rank]
+
+    def gather_shares(self, part: Tensor, total: int) -> Tensor:
+        """A batch's rows (total, ...), of which every process gives its share (n, ...); own ones have a gradient."""
+        if self.size == 1:
+            return part
+        sizes = [len(share) for share in torch.arange(total).tensor_split(self.size)]
+        # Processes exchange equal shapes only.
+        padded = part.new_zeros(max(sizes), *part.shape[1:])
+        padded[: len(part)] = part.detach()
+        shares = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(shares, padded)
+        kept = [share[:size] for share, size in zip(shares, sizes, strict=True)]
+        kept[self.rank] = part
+        return torch.cat(kept)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the processes, the same in each."""

@@ -25,14 +25,18 @@ _DAMAGE = (OSError, KeyError, TypeError, ValueError, SafetensorError)
 class EpochMetrics:
     """Means over the rows of one epoch, each row under the parameters of its step.
 
-    loss and energy are those of (14); accuracy is a fraction. Classifiers have an accuracy, regressions an mse.
+    loss: what is minimized. Of backbones: the energy of (14), and the accuracy, a fraction, of classifiers or the mse
+    of regressions. Of metric nets: active, pairs or triplets a row that the loss counts. Of CIP-nets: squared_error,
+    the mean squared distance to the solver's features, (19).
     """
 
     epoch: int
     loss: float
-    energy: float
+    energy: float | None = None
     accuracy: float | None = None
     mse: float | None = None
+    active: float | None = None
+    squared_error: float | None = None
 
     def values(self) -> dict[str, float]:
         """The metrics there are, by name, without the epoch."""
@@ -43,12 +47,12 @@ class EpochMetrics:
 class TrainingState:
     """All that the epochs still to come depend on; order and learning rate follow from the epoch.
 
-    training: identifies what is being trained, and how. backbone: its parameters and buffers by name.
+    training: identifies what is being trained, and how. network: its parameters and buffers by name.
     optimizer: its tensors, as `<parameter's number>.<name>`. history: every epoch so far.
     """
 
     training: str
-    backbone: Mapping[str, Tensor]
+    network: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     history: tuple[EpochMetrics, ...]
 
@@ -71,7 +75,7 @@ class TrainingStore:
 
     def save(self, state: TrainingState) -> None:
         """Write a state whole or not at all, and drop those it makes superfluous."""
-        tensors = {f"backbone.{name}": value for name, value in state.backbone.items()}
+        tensors = {f"network.{name}": value for name, value in state.network.items()}
         tensors |= {f"optimizer.{name}": value for name, value in state.optimizer.items()}
         tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         header = {"training": state.training, "history": [asdict(metrics) for metrics in state.history]}
@@ -89,7 +93,7 @@ class TrainingStore:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return TrainingState(
                 training=header["training"],
-                backbone=_below("backbone.", tensors),
+                network=_below("network.", tensors),
                 optimizer=_below("optimizer.", tensors),
                 history=tuple(EpochMetrics(**metrics) for metrics in header["history"]),
             )
