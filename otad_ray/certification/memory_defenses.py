@@ -1,19 +1,23 @@
 """Certificates of defenses that read an input's neighbors in a memory.
 
-Both rest on `T_j`, within which training point `j` surely is none of the K neighbors (`Bisectors`).
+Both rest on `T_j`, within which the key of training point `j` surely is none of the K nearest (`Bisectors`). While an
+input moves by r, its key moves by at most `Lam r` and its point by at most `sigma r`; keys are points without a metric
+net. What rounding adds is in `Motion`.
 
 - Hull: the feature is a convex combination of the neighbors' `w_j = z_j + l (x - x_j)` (for KNN, l = 0), and the class
-  regions of an affine head are convex. So the prediction stays within `min_j max(T_j, r_j)`, where `w_j` stays in
-  the predicted class within `r_j`. It holds for rows that are infeasible or failed as well: their feature is a
-  convex combination all the same.
-- Constant neighborhood: within `T_set` the neighbors stay the same, and then the feature is max(L, |l|)-Lipschitz; for
-  KNN it is constant. For OTAD this presumes that problem (16) is solved within `T_set` to the solver's tolerance, as
-  it was at `x`, and that the same neighbors are feasible after the same relaxations in whatever order they come.
+  regions of an affine head are convex, as are those of a normalization and a linear map without biases. So the
+  prediction stays within `min_j max(T_j / Lam, r_j / sigma)`, where `w_j` stays in the predicted class within `r_j`. It
+  holds for rows that are infeasible or failed as well: their feature is a convex combination all the same.
+- Constant neighborhood: within `T_set / Lam` the neighbors stay the same, and then margins change no faster than by
+  `AffineHead.feature_slopes`; for KNN the feature is constant. For OTAD this presumes that problem (16) is solved
+  within `T_set` to the solver's tolerance, as it was at `x`, and that the same neighbors are feasible after the same
+  relaxations in whatever order they come. How fast CIP-net's weights change is not known.
 
 Neither asks for potentials of the features: a relaxation changes the potentials alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -22,10 +26,11 @@ from torch import Tensor
 from otad_ray.certification.certificate import Certificate
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.memory_table import MemoryTable, memory_table
+from otad_ray.certification.motion import Geometry, Motion
 from otad_ray.certification.neighborhoods import PredictedRows, neighborhood_certificate
 from otad_ray.certification.solver_error import solver_error
-from otad_ray.cip import Status
-from otad_ray.defenses import KNN, OTAD, MemoryDefense
+from otad_ray.cip import Status, center_displacement
+from otad_ray.defenses import KNN, OTAD, OTADNN, MemoryDefense
 from otad_ray.errors import InputError
 
 # Inputs predicted at a time.
@@ -48,93 +53,144 @@ def certify_otad(defense: OTAD, inputs: Tensor) -> Certificate:
             f"no certificate for solver {config.solver!r}: its weights leave the simplex by as much as its tolerance; "
             "there is one for solver 'dual'"
         )
-    table = _table(defense, config.neighbors, config.regularity.strong_convexity)
-    rows = (_otad_rows(defense, block, table) for block in inputs.split(_BLOCK_ROWS))
-    return _joined(defense, (neighborhood_certificate(block, table, hull="hull") for block in rows))
+    low = config.regularity.strong_convexity
+    return _certified(defense, inputs, _otad_rows, neighbors=config.neighbors, displacement=low, hull="hull")
+
+
+def certify_otad_nn(defense: OTADNN, inputs: Tensor) -> Certificate:
+    """Certificate of inputs (B, *shape) float32; InputError for a CIP-net whose feature may leave the hull."""
+    if defense.cip_net.config.head != "simplex":
+        raise InputError(
+            f"no certificate for a CIP-net with head {defense.cip_net.config.head!r}: its feature may be any vector; "
+            "there is one for head 'simplex', whose feature is a convex combination"
+        )
+    config = defense.config
+    moved = center_displacement(config.regularity, config.cross_term)
+    return _certified(defense, inputs, _otad_nn_rows, neighbors=config.neighbors, displacement=moved, hull="hull")
 
 
 def certify_knn(defense: KNN, inputs: Tensor) -> Certificate:
     """Certificate of inputs (B, *shape) float32."""
-    table = _table(defense, defense.neighbors, 0.0)
-    rows = (_knn_rows(defense, block, table) for block in inputs.split(_BLOCK_ROWS))
-    return _joined(defense, (neighborhood_certificate(block, table, hull="knn") for block in rows))
+    return _certified(defense, inputs, _knn_rows, neighbors=defense.neighbors, displacement=0.0, hull="knn")
 
 
 # By the exact type: a subclass may predict otherwise, and then its certificate is another.
-CERTIFIERS: Mapping[type, Callable[[Any, Tensor], Certificate]] = {OTAD: certify_otad, KNN: certify_knn}
+CERTIFIERS: Mapping[type, Callable[[Any, Tensor], Certificate]] = {
+    OTAD: certify_otad,
+    OTADNN: certify_otad_nn,
+    KNN: certify_knn,
+}
 
 
-def _table(defense: MemoryDefense, neighbors: int, strong_convexity: float) -> MemoryTable:
-    """What is known of the memory's points; InputError where backbone or memory allow no proof."""
+def _certified(
+    defense: MemoryDefense,
+    inputs: Tensor,
+    predict: Callable[[Any, Tensor, MemoryTable], PredictedRows],
+    *,
+    neighbors: int,
+    displacement: float,
+    hull: str,
+) -> Certificate:
+    """neighbors: K. displacement: l of the `w_j`. hull: what the hull certificate is called."""
+    geometry = _geometry(defense)
+    table = _table(defense, neighbors, displacement)
+    blocks = (predict(defense, block, table) for block in inputs.split(_BLOCK_ROWS))
+    parts = [neighborhood_certificate(rows, table, geometry, hull=hull) for rows in blocks]
+    return Certificate(torch.cat([part.radius for part in parts]), [method for part in parts for method in part.method])
+
+
+def _geometry(defense: MemoryDefense) -> Geometry:
+    """How keys and points move with the input; InputError where nothing proven bounds it."""
+    backbone, metric = defense.backbone, defense.metric
+    sigma = backbone.embedding_bound()
+    if sigma is None:
+        raise InputError(
+            f"no certificate: {type(backbone).__name__} gives no embedding_bound(), how far points move with the input"
+        )
+    points = Motion(bound=sigma, rounding=backbone.embedding_rounding())
+    if metric is None:
+        return Geometry(keys=points, points=points)
+    lipschitz = metric.lipschitz_bound()
+    if lipschitz is None:
+        raise InputError(
+            f"no certificate: {type(metric).__name__} gives no lipschitz_bound(), and nothing proven bounds how far "
+            "its keys move with the input; there is one for nets with a bound, and for memories searched by points"
+        )
+    return Geometry(keys=Motion(bound=lipschitz, rounding=metric.rounding()), points=points)
+
+
+def _table(defense: MemoryDefense, neighbors: int, displacement: float) -> MemoryTable:
+    """What is known of the memory's points; InputError where the head allows no proof."""
     backbone, memory = defense.backbone, defense.memory
     name = type(backbone).__name__
-    if memory.keys is not memory.points:
-        raise InputError(
-            f"no certificate: {memory.directory} is searched by keys of their own (a metric net's), and nothing proven "
-            "bounds how far they move with the input; there is one for memories that are searched by their points"
-        )
-    if backbone.embedding_bound() is None:
-        raise InputError(f"no certificate: {name} gives no embedding_bound(), how far points move with the input")
     if backbone.num_outputs == 1:
         raise InputError("no certificate: the backbone has one output (regression), and no class to keep")
-    affine = backbone.affine_head()
-    if affine is None:
-        raise InputError(f"no certificate: {name} gives no affine_head(), and other heads' regions may not be convex")
-    if affine[0].dtype != torch.float32:
-        raise InputError(f"no certificate: the head computes in {affine[0].dtype}, roundings are known for float32")
-    weight, bias = (tensor.to(memory.points.device) for tensor in affine)
-    return memory_table(memory, AffineHead(weight, bias, neighbors), strong_convexity)
+    margins = backbone.linear_margins()
+    if margins is None:
+        raise InputError(
+            f"no certificate: {name} gives no linear_margins(), and the class regions of other heads may not be convex"
+        )
+    dtypes = {parameter.dtype for parameter in backbone.parameters()}
+    if dtypes != {torch.float32}:
+        found = ", ".join(sorted(str(dtype) for dtype in dtypes))
+        raise InputError(f"no certificate: {name} computes in {found}, roundings are known for float32")
+    head = AffineHead(margins, neighbors, memory.point_space, device=memory.points.device)
+    return memory_table(memory, head, displacement)
 
 
 def _otad_rows(defense: OTAD, inputs: Tensor, table: MemoryTable) -> PredictedRows:
-    regularity = defense.config.regularity
-    points = defense.backbone.embed(inputs).to(table.points)
+    head, regularity = table.head, defense.config.regularity
     neighbors, solution = defense.integrate(inputs)
-    logits = defense.backbone.head(solution.feature)
-    predicted = logits.argmax(1).to(points.device)
-    reach = _feature_reach(table, points, solution.feature.to(points), predicted)
-    slope = max(regularity.smoothness, abs(regularity.strong_convexity))
-    error = solver_error(defense.memory, points, neighbors, solution.potentials, regularity, within=reach / slope)
+    keys, points = _located(defense, inputs)
+    predicted = defense.backbone.head(solution.feature).argmax(1).to(points.device)
+    logits, rounding = head.logits(solution.feature.to(points)), head.rounding(table.center_norm(points))
+    slopes = head.feature_slopes(regularity)
+    exact = head.radius(logits, rounding, predicted, slopes)
+    error = solver_error(defense.memory, points, neighbors, solution.potentials, regularity, within=exact)
     return PredictedRows(
+        norms=_norms(inputs, points),
+        keys=keys,
         points=points,
         neighbors=neighbors,
         predicted=predicted,
         # The solver errs at the input and where it moves to.
-        limit=(reach - 2 * error).clamp_min(0) / slope,
+        limit=head.radius(logits, rounding, predicted, slopes, feature_error=2 * error),
         solved=(solution.status != Status.FAILED) & (solution.status != Status.INTERRUPTED),
     )
 
 
+def _otad_nn_rows(defense: OTADNN, inputs: Tensor, _: MemoryTable) -> PredictedRows:
+    return _hull_rows(defense, inputs, defense.forward_details(inputs)[0], defense.config.neighbors)
+
+
 def _knn_rows(defense: KNN, inputs: Tensor, table: MemoryTable) -> PredictedRows:
-    points = defense.backbone.embed(inputs).to(table.points)
-    neighbors, _ = defense.memory.search(points, defense.neighbors)
-    predicted = defense(inputs).argmax(1).to(points.device)
-    feature = defense.memory.features[neighbors].double().mean(1)
-    reach = _feature_reach(table, points, feature, predicted)
+    logits, feature, _ = defense.forward_details(inputs)
+    rows, head = _hull_rows(defense, inputs, logits, defense.neighbors), table.head
+    entries, rounding = head.logits(feature.to(rows.points)), head.rounding(table.center_norm(rows.points))
+    # The mean of the same neighbors does not move.
+    return replace(rows, limit=head.radius(entries, rounding, rows.predicted, head.center_slopes(0.0)))
+
+
+def _hull_rows(defense: MemoryDefense, inputs: Tensor, logits: Tensor, neighbors: int) -> PredictedRows:
+    """Rows of which is known that their feature lies in the hull, and no more."""
+    keys, points = _located(defense, inputs)
+    norms = _norms(inputs, points)
     return PredictedRows(
+        norms=norms,
+        keys=keys,
         points=points,
-        neighbors=neighbors,
-        predicted=predicted,
-        limit=torch.where(reach > 0, torch.inf, reach),
-        solved=torch.ones_like(predicted, dtype=torch.bool),
+        neighbors=defense.memory.search(keys, neighbors)[0],
+        predicted=logits.argmax(1).to(points.device),
+        limit=torch.zeros_like(norms),
+        solved=torch.ones_like(norms, dtype=torch.bool),
     )
 
 
-def _feature_reach(table: MemoryTable, points: Tensor, feature: Tensor, predicted: Tensor) -> Tensor:
-    """How far (B,) float64 features (B, D) may move before the prediction may change."""
-    return table.head.feature_radius(
-        table.head.logits(feature), table.head.rounding(table.center_norm(points)), predicted
-    )
+def _located(defense: MemoryDefense, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys (B, E) and points (B, d) on the memory's device."""
+    keys, points = defense.locate(inputs)
+    return keys.to(defense.memory.keys), points.to(defense.memory.points)
 
 
-def _joined(defense: MemoryDefense, certificates: Iterable[Certificate]) -> Certificate:
-    """One certificate, of inputs: distances between points are at most `sigma` times those between inputs.
-
-    Exactly so for flattened inputs; an embedding that rounds would need an allowance of its own.
-    """
-    sigma = defense.backbone.embedding_bound()
-    assert sigma is not None
-    parts = list(certificates)
-    return Certificate(
-        torch.cat([part.radius for part in parts]) / sigma, [method for part in parts for method in part.method]
-    )
+def _norms(inputs: Tensor, points: Tensor) -> Tensor:
+    return inputs.flatten(1).double().norm(dim=1).to(points.device)

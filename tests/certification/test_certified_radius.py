@@ -66,71 +66,17 @@ def test_one_neighbor_is_certified_by_the_bisectors_of_its_class(build) -> None:
 
 
 @pytest.mark.parametrize("low", CONVEXITIES)
-def test_radii_are_the_formulas_never_above_them(clouds, low) -> None:
+def test_radii_are_the_formulas_never_above_them(clouds, reference, low) -> None:
     net, memory, queries = clouds
     defense = defense_of(net, memory, low)
     predicted = predictions(defense, queries)
     found = certified_radius(defense, queries)
     assert {"hull" if low is not None else "knn", "constant_neighborhood"} <= set(found.method)
     for row, (radius, method) in enumerate(zip(*found, strict=True)):
-        expected = _Reference(defense, queries[row], int(predicted[row]), low or 0.0).radius(low is not None)
+        expected = reference(defense, queries[row], int(predicted[row]), low or 0.0).radius()
         # Margins are lowered by what rounding may take of them in float32, and by the solver's error.
         allowance = 1e-6 * expected if not low and method != "constant_neighborhood" else 1e-3
         assert expected - allowance <= float(radius) <= expected
-
-
-class _Reference:
-    """The formulas of the certificates, in float64 and one point at a time."""
-
-    def __init__(self, defense: MemoryDefense, query: Tensor, predicted: int, low: float) -> None:
-        memory = defense.memory
-        self.points, self.features = (array.double().numpy() for array in (memory.points, memory.features))
-        self.query, self.low, self.predicted, self.defense = query.double().numpy(), low, predicted, defense
-        self.squared = np.square(self.points - self.query).sum(1)
-        self.order = np.argsort(self.squared)
-        self.neighbors = self.order[:NEIGHBORS]
-        self.weight = defense.backbone.classifier.weight.detach().double().numpy()
-
-    def radius(self, integrated: bool) -> float:
-        return max(self.hull(), min(self.entry_of_any(), self.limit(integrated)))
-
-    def feature_radius(self, feature: np.ndarray) -> float:
-        rivals = [rival for rival in range(len(self.weight)) if rival != self.predicted]
-        normals = [self.weight[self.predicted] - self.weight[rival] for rival in rivals]
-        return max(0.0, min(normal @ feature / np.linalg.norm(normal) for normal in normals))
-
-    def entry(self, j: int, nearer: np.ndarray) -> float:
-        nearer = nearer[self.squared[nearer] < self.squared[j]]
-        apart = np.linalg.norm(self.points[nearer] - self.points[j], axis=1)
-        radii = (self.squared[j] - self.squared[nearer]) / (2 * apart)
-        return float(np.sort(radii)[-NEIGHBORS]) if len(radii) >= NEIGHBORS else 0.0
-
-    def hull(self) -> float:
-        right = np.array([i for i in self.order if self.feature_radius(self.features[i]) > 0][:200])
-        least = np.inf
-        # In this order most of the rest is ruled out by the cheap bound.
-        for j in self.order:
-            cheap = (np.sqrt(self.squared[j]) - np.sqrt(self.squared[self.neighbors[-1]])) / 2
-            if cheap > least:
-                break
-            center = self.features[j] + self.low * (self.query - self.points[j])
-            reach = self.feature_radius(center)
-            reach = reach / abs(self.low) if self.low else np.inf if reach > 0 else 0.0
-            if reach < least:
-                least = min(least, max(self.entry(j, right), reach, cheap))
-        return least
-
-    def entry_of_any(self) -> float:
-        return min(self.entry(j, self.neighbors) for j in self.order[NEIGHBORS:])
-
-    def limit(self, integrated: bool) -> float:
-        if not integrated:
-            feature = self.features[self.neighbors].mean(0)
-            return np.inf if self.feature_radius(feature) > 0 else 0.0
-        with torch.no_grad():
-            _, solution = self.defense.integrate(torch.from_numpy(self.query).float().unsqueeze(0))
-        smoothness = self.defense.config.regularity.smoothness
-        return self.feature_radius(solution.feature[0].double().numpy()) / max(smoothness, abs(self.low))
 
 
 def attack(defense: MemoryDefense, queries: Tensor, radius: Tensor) -> Tensor:
