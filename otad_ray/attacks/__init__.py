@@ -6,6 +6,7 @@ from otad_ray.attacks.budget import Budget, Norm, perturbation_norm
 from otad_ray.attacks.catalog import ATTACKS, find_attack
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.gradients import BackwardPassGradient, ExactGradient, SmoothedGradient
+from otad_ray.attacks.metric_pgd import MetricPGD
 from otad_ray.attacks.neighbor_aware import NeighborAware
 from otad_ray.attacks.nevergrad_cw import NevergradCW, NevergradProjected
 from otad_ray.attacks.noise import Noise
@@ -26,6 +27,7 @@ __all__ = [
     "ExactGradient",
     "Goal",
     "Kind",
+    "MetricPGD",
     "NeighborAware",
     "NevergradCW",
     "NevergradProjected",

@@ -6,6 +6,7 @@ from otad_ray.attacks.attack import Attack
 from otad_ray.attacks.auto_attack import AutoAttack
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.gradients import BackwardPassGradient, SmoothedGradient
+from otad_ray.attacks.metric_pgd import MetricPGD
 from otad_ray.attacks.neighbor_aware import NeighborAware
 from otad_ray.attacks.nevergrad_cw import NevergradCW, NevergradProjected
 from otad_ray.attacks.noise import Noise
@@ -26,6 +27,7 @@ ATTACKS: Mapping[str, Attack] = {
     "pgd_restarts": PGD(steps=100, restarts=5, goal=Goal("margin")),
     "transfer": Transfer(),
     "neighbor_aware": NeighborAware(),
+    "dml_pgd": MetricPGD(),
     "square_500": Square(queries=500),
     "square_2000": Square(queries=2000),
     "cw_ngopt_0.1": NevergradCW(sigma=0.1),

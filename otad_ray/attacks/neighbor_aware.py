@@ -21,8 +21,9 @@ _BLOCK_ROWS = 8192
 
 @dataclass(frozen=True, kw_only=True)
 class NeighborAware(Attack):
-    """PGD on `logsumexp_j(-|x - b_j|^2 / T) - logsumexp_i(-|x - a_i|^2 / T)` over training points.
+    """PGD on `logsumexp_j(-|x - b_j|^2 / T) - logsumexp_i(-|x - a_i|^2 / T)` over keys of training points, x a key.
 
+    Keys are what the memory is searched by: outputs of the metric net, without one the points.
     a_i: the nearest ones that the net gives to the label's class; b_j: the nearest ones of another class, one class
     after the other from the nearest on. The defense is asked every few steps whether it is fooled.
 
@@ -85,18 +86,18 @@ class NeighborAware(Attack):
 
 
 class _Candidates(NamedTuple):
-    """points (n, M, D), and squared distances (n, M), infinite where there is no point."""
+    """keys (n, M, E), and squared distances (n, M), infinite where there is no point."""
 
-    points: Tensor
+    keys: Tensor
     distances: Tensor
 
     def take(self, rows: Tensor) -> "_Candidates":
-        return _Candidates(self.points[rows], self.distances[rows])
+        return _Candidates(self.keys[rows], self.distances[rows])
 
-    def affinity(self, points: Tensor, temperature: Tensor) -> Tensor:
-        """`logsumexp_j(-|x - p_j|^2 / T)` (n,) less the part that all classes share, for points x (n, D)."""
-        inner = (self.points @ points.unsqueeze(2)).squeeze(2)
-        squares = self.points.square().sum(2)
+    def affinity(self, keys: Tensor, temperature: Tensor) -> Tensor:
+        """`logsumexp_j(-|x - p_j|^2 / T)` (n,) less the part that all classes share, for keys x (n, E)."""
+        inner = (self.keys @ keys.unsqueeze(2)).squeeze(2)
+        squares = self.keys.square().sum(2)
         exponents = (2 * inner - squares) / temperature.unsqueeze(1)
         return exponents.masked_fill(~torch.isfinite(self.distances), -torch.inf).logsumexp(1)
 
@@ -104,15 +105,15 @@ class _Candidates(NamedTuple):
 class _NearestByClass(NamedTuple):
     """Positions in the memory (B, C, M) and squared distances (B, C, M), ascending; infinite where a class has less."""
 
-    memory_points: Tensor
+    memory_keys: Tensor
     positions: Tensor
     distances: Tensor
 
     def of(self, rows: Tensor, classes: Tensor) -> _Candidates:
         """Candidates of the samples at positions rows (n,), of each sample's class in classes (B,)."""
         chosen = classes[rows]
-        points = self.memory_points[self.positions[rows, chosen]]
-        return _Candidates(points, self.distances[rows, chosen])
+        keys = self.memory_keys[self.positions[rows, chosen]]
+        return _Candidates(keys, self.distances[rows, chosen])
 
 
 def _mean_distance(distances: Tensor) -> Tensor:
@@ -127,10 +128,10 @@ def _gradient(
 ) -> Tensor:
     with torch.enable_grad():
         inputs = moved.detach().requires_grad_()
-        points = guide.backbone.embed(inputs)
-        loss = wrong.affinity(points, temperature)
+        keys = guide.keys(inputs)
+        loss = wrong.affinity(keys, temperature)
         # A class that the net gives no training point to attracts nothing.
-        own = right.affinity(points, temperature)
+        own = right.affinity(keys, temperature)
         loss = loss - torch.where(torch.isfinite(own), own, 0.0)
         (gradient,) = torch.autograd.grad(loss.sum(), inputs)
     return gradient.nan_to_num()
@@ -140,17 +141,17 @@ def _gradient(
 def _nearest_by_class(guide: MemoryDefense, x: Tensor, count: int) -> _NearestByClass:
     """The nearest training points of every class, by the class that the net gives their features."""
     memory, classes = guide.memory, guide.training_classes
-    points = guide.backbone.embed(x)
+    keys = guide.keys(x)
     shape = (len(x), guide.backbone.num_outputs, count)
-    distances = points.new_full(shape, torch.inf)
-    positions = torch.zeros(shape, dtype=torch.int64, device=points.device)
+    distances = keys.new_full(shape, torch.inf)
+    positions = torch.zeros(shape, dtype=torch.int64, device=keys.device)
     for start in range(0, len(memory), _BLOCK_ROWS):
-        block = memory.points[start : start + _BLOCK_ROWS].to(points)
-        squared = torch.addmm(block.square().sum(1), points, block.T, alpha=-2)
+        block = memory.keys[start : start + _BLOCK_ROWS].to(keys)
+        squared = torch.addmm(block.square().sum(1), keys, block.T, alpha=-2)
         for label in classes[start : start + _BLOCK_ROWS].unique().tolist():
             members = (classes[start : start + _BLOCK_ROWS] == label).nonzero().squeeze(1)
             both = torch.cat([distances[:, label], squared[:, members]], 1)
             places = torch.cat([positions[:, label], (start + members).expand(len(x), -1)], 1)
             distances[:, label], best = both.topk(count, largest=False)
             positions[:, label] = places.gather(1, best)
-    return _NearestByClass(memory.points, positions, distances + points.square().sum(1).view(-1, 1, 1))
+    return _NearestByClass(memory.keys, positions, distances + keys.square().sum(1).view(-1, 1, 1))
