@@ -14,7 +14,7 @@ def measure_forward(defense: OTAD, inputs: Tensor, *, num_threads: int, goal: fl
     """Milliseconds a sample of the whole defense, against `IndexFlatL2.search` of the same queries (B, *shape)."""
     with threads(num_threads), torch.no_grad():
         ours, _ = best_of(2, lambda: [defense(batch) for batch in inputs.split(_BATCH_ROWS)])
-        queries = defense.backbone.embed(inputs)
+        queries = defense.keys(inputs)
         reference, _ = flat_search(defense.memory, queries, defense.config.neighbors, repeats=2)
     return Measurement(
         name=f"forward_{num_threads}_threads",

@@ -17,6 +17,7 @@ from otad_ray.errors import InputError
 Split = Literal["train", "fit", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
 _COLUMNS = Columns()
+_SAMPLE_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ class DataSet:
     class_names: in the order of the labels; empty for regression, where y is float32.
     validation: positions of the training rows that are the validation tenth.
     bayes_accuracy: the best accuracy that any classifier can have, where it is known.
+    train_rows: the training part is a seeded sample of so many of its rows; None is all.
     """
 
     name: str
@@ -66,6 +68,7 @@ class DataSet:
     source: Source
     validation: Callable[[Rows], np.ndarray] = random_tenth
     bayes_accuracy: Callable[[], float] | None = None
+    train_rows: int | None = None
 
     @property
     def dimension(self) -> int:
@@ -88,6 +91,8 @@ def open_split(definition: DataSet, split: Split, folders: DataFolders | None = 
         raise InputError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
     folders = folders or DataFolders.from_environment()
     rows = definition.source.open(definition, "test" if split == "test" else "train", folders)
+    if split != "test" and definition.train_rows is not None:
+        rows = _sample(rows, definition.train_rows)
     if split in ("train", "test"):
         return rows
     validation = definition.validation(rows)
@@ -97,6 +102,13 @@ def open_split(definition: DataSet, split: Split, folders: DataFolders | None = 
             "train on all of them (--training.rows train) or add rows"
         )
     return SubsetRows(rows, validation if split == "validation" else np.setdiff1d(np.arange(len(rows)), validation))
+
+
+def _sample(rows: Rows, count: int) -> Rows:
+    """A seeded sample: of one size it is part of a larger one's."""
+    if not 1 <= count <= len(rows):
+        raise InputError(f"train_rows must be 1 to {len(rows)}, the training rows of {rows.origin}, got {count}")
+    return SubsetRows(rows, np.random.default_rng(_SAMPLE_SEED).permutation(len(rows))[:count])
 
 
 @dataclass(frozen=True)

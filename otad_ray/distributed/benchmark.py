@@ -103,6 +103,9 @@ def _measure_cip(config: BenchmarkConfig, workspace: Workspace) -> Iterator[Meas
     rows = torch.arange(min(_CIP_ROWS, len(memory)))
     near, _ = memory.search(memory.keys[rows], integration.neighbors, memory.ids[rows])
     query, points, features = memory.points[rows], memory.points[near], memory.features[near]
+    if memory.point_space is not None:
+        # References know no smaller space.
+        query, points = memory.point_space.points(query), memory.point_space.points(points)
     yield from measure_cip(query, points, features, integration.regularity, goal=_CIP_GOAL)
     embedding = _isometry(query.shape[1], _LARGE_DIMENSION)
     query, points, features = (tensor[:_LARGE_ROWS] @ embedding for tensor in (query, points, features))
@@ -182,8 +185,11 @@ def _measure_memory(config: BenchmarkConfig, workspace: Workspace) -> Iterator[M
     memory = ensure_memory(workspace, search=config.search)
     tenth = slice(0, len(memory) // _MEMORY_GROWTH)
     with tempfile.TemporaryDirectory(dir=memory.directory.parent, prefix=".benchmark-") as directory:
+        keys = None if memory.keys is memory.points else [memory.keys[tenth]]
         arrays = (memory.points, memory.features, memory.labels, memory.ids)
-        small = NeighborMemory.build(Path(directory) / "memory", None, *([array[tenth]] for array in arrays))
+        small = NeighborMemory.build(
+            Path(directory) / "memory", keys, *([array[tenth]] for array in arrays), point_space=memory.point_space
+        )
         rows = min(config.rows_per_shard, len(small) // _MEMORY_SHARDS)
         private = [_private_bytes(config, part, rows) / 2**20 for part in (small, memory)]
     yield Measurement(

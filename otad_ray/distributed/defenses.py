@@ -14,14 +14,19 @@ from torch import Tensor, nn
 
 from otad_ray.artifacts import file_sha256
 from otad_ray.cip import CrossTerm
-from otad_ray.defenses import KNN, OTAD, Defense, MemoryDefense, Undefended, load_defense
+from otad_ray.defenses import KNN, OTAD, OTADNN, Defense, MemoryDefense, Undefended, load_defense
 from otad_ray.distributed.backbones import ensure_backbone
+from otad_ray.distributed.cip_nets import ensure_cip_net
 from otad_ray.distributed.memories import ensure_memory
+from otad_ray.distributed.metric_nets import ensure_metric
 from otad_ray.distributed.workspace import Workspace
 from otad_ray.errors import InputError
+from otad_ray.models import MetricNet, load_cip_net
 
+# OTAD-T-NN, whose CIP-net is trained, and labeled for, only where it is asked for.
+OTAD_NN = "otad_nn"
 # Of each: the same but over the net without residual connections ("plain"), or with the authors' cross term.
-NAMES = ("otad", "otad_released", "knn", "net", "plain_otad", "plain_net")
+NAMES = ("otad", "otad_released", OTAD_NN, "knn", "net", "plain_otad", "plain_net")
 NET = "net"
 _PLAIN = "plain_"
 _PLAIN_ARCHITECTURE = "fc_plain"
@@ -88,10 +93,13 @@ def build_module(location: str) -> nn.Module:
     return built.eval()
 
 
-def find_defenses(workspace: Workspace, names: Sequence[str], search: str) -> dict[str, DefenseSource]:
+def find_defenses(
+    workspace: Workspace, names: Sequence[str], search: str, *, cip_net: str | None = None
+) -> dict[str, DefenseSource]:
     """Sources of the named defenses, whose backbones and memories are built if need be.
 
-    names: those in `NAMES`, and `file.py:function` for the user's own. InputError for an unknown one, before any work.
+    names: those in `NAMES`, and `file.py:function` for the user's own. cip_net: directory of the CIP-net of OTAD-T-NN
+    (default: the preset's). InputError for an unknown name, before any work.
     """
     check_names(names)
     for name in names:
@@ -99,6 +107,9 @@ def find_defenses(workspace: Workspace, names: Sequence[str], search: str) -> di
             # One that cannot be built is said before anything is trained for it.
             build_module(_absolute(name))
     known = _known(workspace, search)
+    if OTAD_NN in names:
+        path = save_otad_nn(workspace, search, cip_net=cip_net)
+        known[OTAD_NN] = DefenseSource(OTAD_NN, str(path), known["knn"].guide, path.name)
     if any(name.startswith(_PLAIN) for name in names):
         plain = _known(plain_workspace(workspace), search)
         known |= {
@@ -196,19 +207,37 @@ def plain_workspace(workspace: Workspace) -> Workspace:
 
 def save_memory_defenses(workspace: Workspace, search: str) -> Mapping[str, Path]:
     """Directories of the saved KNN, and of OTAD by cross term: the preset's first, then the other."""
-    _, backbone = ensure_backbone(workspace)
     memory = ensure_memory(workspace, search=search)
+    _, backbone = ensure_backbone(workspace)
+    metric = find_metric(workspace)
     integration = workspace.preset.integration
     terms: list[CrossTerm] = sorted(get_args(CrossTerm), key=lambda term: term != integration.cross_term)
     defenses: dict[str, MemoryDefense] = {
-        f"otad_{term}": OTAD(backbone, memory, replace(integration, cross_term=term)) for term in terms
+        f"otad_{term}": OTAD(backbone, memory, replace(integration, cross_term=term), metric) for term in terms
     }
-    defenses["knn"] = KNN(backbone, memory, integration.neighbors)
+    defenses["knn"] = KNN(backbone, memory, integration.neighbors, metric)
     return {name: _save_memory_defense(workspace, defense) for name, defense in defenses.items()}
+
+
+def find_metric(workspace: Workspace) -> MetricNet | None:
+    """The preset's metric net, trained if need be; None for a preset without."""
+    found = ensure_metric(workspace)
+    return found and found[1]
+
+
+def save_otad_nn(workspace: Workspace, search: str, *, cip_net: str | None = None) -> Path:
+    """Directory of the saved OTAD-T-NN, with the preset's CIP-net or that in the directory `cip_net`."""
+    memory = ensure_memory(workspace, search=search)
+    _, backbone = ensure_backbone(workspace)
+    net = ensure_cip_net(workspace, search=search)[1] if cip_net is None else load_cip_net(Path(cip_net))
+    defense = OTADNN(backbone, memory, net, workspace.preset.integration, find_metric(workspace))
+    return _save_memory_defense(workspace, defense)
 
 
 def _save_memory_defense(workspace: Workspace, defense: MemoryDefense) -> Path:
     inputs = {"backbone": defense.backbone.fingerprint(), "memory": defense.memory.fingerprint}
+    if isinstance(defense, OTADNN):
+        inputs["cip_net"] = defense.cip_net.fingerprint()
     return _save(workspace, defense, {**inputs, **defense.settings()})
 
 

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import numpy as np
@@ -14,7 +15,7 @@ from otad_ray.data import DataFolders, Split, open_split
 from otad_ray.defenses import KNN, OTAD, load_defense
 from otad_ray.distributed.backbones import ensure_backbone
 from otad_ray.distributed.capacity import check_num_actors
-from otad_ray.distributed.defenses import save_memory_defenses
+from otad_ray.distributed.defenses import OTAD_NN, save_memory_defenses, save_otad_nn
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.sharded_run import Compute, run_unfinished
@@ -38,9 +39,13 @@ class EvaluateConfig(ActorJobConfig):
 
     Attributes:
         split: test, or validation for a backbone trained on the fit rows.
+        otad_nn: evaluate OTAD-T-NN too, whose CIP-net is trained first where it is missing.
+        cip_net_directory: a CIP-net for it in place of the preset's, such as one whose labels another metric net gave.
     """
 
     split: Split = "test"
+    otad_nn: bool = False
+    cip_net_directory: str | None = None
 
 
 @dataclass(frozen=True)
@@ -52,13 +57,15 @@ class EvaluateTask:
     folders: DataFolders
     knn: str
     otads: tuple[tuple[str, str], ...]
+    others: tuple[tuple[str, str], ...]
     search: str
 
     def open(self) -> Compute:
         rows = open_split(self.preset.definition, self.split, self.folders)
         knn = cast(KNN, load_defense(self.knn, search=self.search))
         otads = {name: cast(OTAD, load_defense(directory, search=self.search)) for name, directory in self.otads}
-        return lambda positions: evaluate_batch(rows.take(positions), knn, otads)
+        others = {name: load_defense(directory, search=self.search) for name, directory in self.others}
+        return lambda positions: evaluate_batch(rows.take(positions), knn, otads, others)
 
     @property
     def labels(self) -> Mapping[str, str]:
@@ -77,6 +84,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     memory = ensure_memory(workspace, search=config.search)
     _, backbone = ensure_backbone(workspace)
     saved = save_memory_defenses(workspace, config.search)
+    others = _others(workspace, config)
 
     identity = {
         "backbone": backbone.fingerprint(),
@@ -84,6 +92,7 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "data": rows.fingerprint,
         "split": config.split,
         **to_jsonable(preset.integration),
+        **({"others": {name: path.name for name, path in others.items()}} if others else {}),
     }
     output = ShardedDirectory.start(
         workspace.directory("sweeps", identity),
@@ -93,7 +102,15 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         rows_per_shard=config.rows_per_shard,
     )
     otads = tuple((name, str(path)) for name, path in saved.items() if name != "knn")
-    task = EvaluateTask(preset, config.split, workspace.folders, str(saved["knn"]), otads, config.search)
+    task = EvaluateTask(
+        preset,
+        config.split,
+        workspace.folders,
+        str(saved["knn"]),
+        otads,
+        tuple((name, str(path)) for name, path in others.items()),
+        config.search,
+    )
     summary = run_unfinished([(output, task)], config, retryable=_RETRYABLE)
     if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
         _finish(workspace, output, config.split, memory, backbone, summary.seconds)
@@ -105,10 +122,17 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
         "seconds": output.manifest["seconds"],
         "solver": preset.integration.solver,
         **output.manifest["metrics"],
-        "defenses": {name: str(path) for name, path in saved.items()},
+        "defenses": {name: str(path) for name, path in {**saved, **others}.items()},
         "run_id": output.manifest["run_id"],
         "tracking_uri": redacted(workspace.tracking_uri),
     }
+
+
+def _others(workspace: Workspace, config: EvaluateConfig) -> dict[str, Path]:
+    """Directories of what is evaluated only where it is asked for."""
+    if not config.otad_nn:
+        return {}
+    return {OTAD_NN: save_otad_nn(workspace, config.search, cip_net=config.cip_net_directory)}
 
 
 def check_split(preset: Preset, split: Split) -> None:

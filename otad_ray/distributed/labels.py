@@ -11,10 +11,11 @@ import numpy as np
 
 from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable, versions
 from otad_ray.cip import Status, check_solver
-from otad_ray.defenses.base import check_backbone
+from otad_ray.defenses.base import check_backbone, check_metric
 from otad_ray.distributed.backbones import find_backbone
 from otad_ray.distributed.capacity import check_num_actors
 from otad_ray.distributed.memories import ensure_memory
+from otad_ray.distributed.metric_nets import ensure_metric
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.shard_seconds import stage_seconds
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
@@ -28,6 +29,8 @@ from otad_ray.tracking import DataRecord, RunRecord, how_to_look, redacted
 logger = logging.getLogger(__name__)
 
 _FIGURE = "label-statistics.png"
+# What labels depend on, whoever solved them: parts of a label directory's identity.
+LABEL_IDENTITY = ("memory", "neighbors", "regularity", "cross_term")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +79,7 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
     memory = _open_memory(workspace, config)
     integration = config.preset.integration
 
-    settings = to_jsonable(integration)
-    identity = {"memory": memory.fingerprint, "dense": config.dense, **settings}
+    identity = _identity(memory, integration, dense=config.dense)
     output = ShardedDirectory.start(
         Path(config.labels).absolute() if config.labels else workspace.directory("labels", identity),
         kind="labels",
@@ -107,12 +109,33 @@ def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
     }
 
 
+def _identity(memory: NeighborMemory, integration: IntegrationConfig, *, dense: bool) -> dict[str, Any]:
+    return {"memory": memory.fingerprint, "dense": dense, **to_jsonable(integration)}
+
+
+def ensure_labels(workspace: Workspace, memory: NeighborMemory, *, search: str = "torch") -> Path:
+    """The directory of the preset's labels; made first where they are missing or not complete."""
+    identity = _identity(memory, workspace.preset.integration, dense=False)
+    directory = workspace.directory("labels", identity)
+    if not (directory.is_dir() and open_labels(directory).manifest["complete"]):
+        workspace.refuse_to_build("labels", directory, "label_qcp")
+        run_label_job(LabelJobConfig(**workspace.job_options, search=search))
+    return directory
+
+
+def open_labels(directory: Path) -> ShardedDirectory:
+    """A directory of labels; InputError where there is none."""
+    return ShardedDirectory.open(directory, kind="labels")
+
+
 def _open_memory(workspace: Workspace, config: LabelJobConfig) -> NeighborMemory:
     if config.memory is None:
         return ensure_memory(workspace, search=config.search)
     memory = NeighborMemory.load(config.memory, search=config.search)
     memory.check_neighbors(config.preset.integration.neighbors, leave_one_out=True)
     check_backbone(memory, find_backbone(workspace))
+    metric = ensure_metric(workspace)
+    check_metric(memory, metric and metric[1])
     return memory
 
 

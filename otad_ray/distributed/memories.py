@@ -1,7 +1,7 @@
 """A preset's neighbor memory: where it lies, and how a missing one is made."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import tee
 from pathlib import Path
 from typing import Any
@@ -13,56 +13,72 @@ from otad_ray.artifacts import MANIFEST
 from otad_ray.data import Rows
 from otad_ray.data.rows import iterate
 from otad_ray.distributed.backbones import ensure_backbone
+from otad_ray.distributed.metric_nets import check_metric_options, ensure_metric
 from otad_ray.distributed.options import JobConfig
 from otad_ray.distributed.workspace import Workspace, data_record, track_once
 from otad_ray.memory import NeighborMemory
-from otad_ray.models import Backbone
+from otad_ray.models import Backbone, MetricNet
 from otad_ray.tracking import RunRecord
 
 logger = logging.getLogger(__name__)
 
-_BATCH_ROWS = 1024
+_BATCH_ROWS, _BATCH_BYTES = 1024, 64 << 20
 
 
 def ensure_memory(workspace: Workspace, *, search: str = "torch") -> NeighborMemory:
     """The memory of the backbone's own training rows; built first where it is missing."""
     rows = workspace.rows(workspace.preset.training.rows)
+    check_metric_options(workspace)
     backbone_directory, backbone = ensure_backbone(workspace)
+    metric = ensure_metric(workspace)
     identity = {"backbone": backbone.fingerprint(), "data": rows.fingerprint}
+    provenance = {"backbone": backbone.fingerprint(), "backbone_directory": backbone_directory.name}
+    if metric is not None:
+        identity["metric"] = metric[1].fingerprint()
+        provenance |= {"metric": metric[1].fingerprint(), "metric_directory": metric[0].name}
     directory = workspace.directory("memory", identity)
     if not directory.is_dir():
         workspace.refuse_to_build("memory", directory, "build_memory")
-        _build_memory(workspace, rows, backbone_directory, backbone, directory)
+        _build_memory(workspace, rows, backbone, metric and metric[1], directory, provenance)
     track_once(workspace, directory, "memory", _memory_run)
     return NeighborMemory.load(directory, search=search)
 
 
 def _build_memory(
-    workspace: Workspace, rows: Rows, backbone_directory: Path, backbone: Backbone, directory: Path
+    workspace: Workspace,
+    rows: Rows,
+    backbone: Backbone,
+    metric: MetricNet | None,
+    directory: Path,
+    provenance: Mapping[str, Any],
 ) -> None:
     rows.check()
     logger.info("building the memory of %d rows in %s", len(rows), directory)
     # Consumed in lockstep, so each branch holds at most one batch.
-    points, features, labels, ids = tee(_embedded(rows, backbone), 4)
+    keys, points, features, labels, ids = map(_column, range(5), tee(_embedded(rows, backbone, metric), 5))
     NeighborMemory.build(
         directory,
-        None,
-        (batch[0] for batch in points),
-        (batch[1] for batch in features),
-        (batch[2] for batch in labels),
-        (batch[3] for batch in ids),
+        None if metric is None else keys,
+        points,
+        features,
+        labels,
+        ids,
         provenance={
-            "backbone": backbone.fingerprint(),
-            "backbone_directory": backbone_directory.name,
+            **provenance,
             "data_set": workspace.preset.data_set,
             "split": workspace.preset.training.rows,
             "data": rows.fingerprint,
         },
+        point_space=backbone.point_space,
     )
 
 
+def _column(place: int, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Tensor]:
+    return (batch[place] for batch in batches)
+
+
 def _memory_run(workspace: Workspace, directory: Path, manifest: dict[str, Any]) -> RunRecord:
-    rows, dimension = manifest["shapes"]["points"]
+    rows, dimension = manifest["shapes"]["features"]
     return RunRecord(
         experiment=workspace.preset.name,
         kind="memory",
@@ -77,13 +93,22 @@ def _memory_run(workspace: Workspace, directory: Path, manifest: dict[str, Any])
 
 
 @torch.no_grad()
-def _embedded(rows: Rows, backbone: Backbone) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    for batch in iterate(rows, _BATCH_ROWS):
-        points = backbone.embed(batch.x)
-        yield points, backbone.features(points), batch.y, batch.ids
+def _embedded(
+    rows: Rows, backbone: Backbone, metric: MetricNet | None
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
+    """Keys, points, features, labels and ids; a batch of transformer features is a hundred megabytes."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = backbone.to(device)
+    metric = metric and metric.to(device)
+    for batch in iterate(rows, max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * backbone.dimension)))):
+        inputs = batch.x.to(device)
+        points = backbone.coordinates(inputs)
+        keys = points if metric is None else metric(inputs)
+        features = backbone.features(backbone.points_of(points))
+        yield keys.cpu(), points.cpu(), features.cpu(), batch.y, batch.ids
 
 
 def run_memory_build(config: JobConfig) -> dict[str, Any]:
     """The memory job; what the last line of its output says."""
     memory = ensure_memory(Workspace(config))
-    return {"memory": str(memory.directory), "rows": len(memory), "dimension": memory.points.shape[1]}
+    return {"memory": str(memory.directory), "rows": len(memory), "dimension": memory.features.shape[1]}

@@ -35,6 +35,8 @@ from otad_ray.monitoring.counts import count_tables
 logger = logging.getLogger(__name__)
 
 _ATTACKS = ("noise", "fgsm", "transfer", "neighbor_aware", "pgd", "bpda_pgd", "square_500")
+# On what the memory is searched by.
+METRIC_ATTACK = "dml_pgd"
 _COSTLY_ATTACKS = (
     "pgd_200",
     "pgd_restarts",
@@ -67,8 +69,10 @@ class SweepConfig(ActorJobConfig):
     """Options of the sweep.
 
     Attributes:
-        defense: otad, otad_released (the authors' cross term), knn, net (undefended), plain_otad and plain_net (without
-            residual connections), or path/to/file.py:function, which returns your own torch.nn.Module.
+        defense: otad, otad_released (the authors' cross term), otad_nn (CIP-net in place of the solver), knn, net
+            (undefended), plain_otad and plain_net (without residual connections), or path/to/file.py:function, which
+            returns your own torch.nn.Module.
+        cip_net_directory: a CIP-net for otad_nn in place of the preset's.
         attacks: attacks on all samples (default: the cheap ones that fit the data set).
         costly_attacks: attacks on the first costly_samples (default: those that fit, or none where attacks are named).
         costly_samples: see costly_attacks.
@@ -83,6 +87,7 @@ class SweepConfig(ActorJobConfig):
     """
 
     defense: tuple[str, ...] = ("otad", "net")
+    cip_net_directory: str | None = None
     attacks: tuple[str, ...] | None = None
     costly_attacks: tuple[str, ...] | None = None
     costly_samples: int = 200
@@ -127,7 +132,7 @@ def run_attack_sweep(config: SweepConfig) -> dict[str, Any]:
     rows = workspace.rows(config.split)
     rows.check()
     plan = make_plan(workspace, config)
-    sources = find_defenses(workspace, config.defense, config.search)
+    sources = find_defenses(workspace, config.defense, config.search, cip_net=config.cip_net_directory)
     swept = [_prepare(workspace, plan, source) for source in sources.values()]
     _print_cost(plan, swept, config)
 
@@ -159,12 +164,18 @@ def make_plan(workspace: Workspace, config: SweepConfig) -> SweepPlan:
         raise InputError(f"samples is {count}, but {config.split} of {definition.name} has {there}")
     eps = config.eps or _EPS[definition.task, config.norm]
     budgets = tuple(Budget(eps=value, norm=config.norm, bounds=definition.bounds) for value in sorted(set(eps)))
+    if METRIC_ATTACK in (*(config.attacks or ()), *(config.costly_attacks or ())) and not workspace.preset.has_metric:
+        raise InputError(
+            f"attack {METRIC_ATTACK!r} attacks the metric net, and preset {workspace.preset.name!r} has none; "
+            "give one with --metric.architecture"
+        )
     planned: dict[str, PlannedAttack] = {}
     costly = min(config.costly_samples, count)
     defaults_of_costly = _COSTLY_ATTACKS if config.attacks is None else ()
     for asked, defaults, samples in (
         (config.costly_attacks, defaults_of_costly, costly),
-        (config.attacks, _ATTACKS, count),
+        # Without a metric net there is none to attack.
+        (config.attacks, (*_ATTACKS, *((METRIC_ATTACK,) if workspace.preset.has_metric else ())), count),
     ):
         for name in _fitting(asked, defaults, budgets[0], regression=definition.task == "regression"):
             planned[name] = PlannedAttack(name, samples)

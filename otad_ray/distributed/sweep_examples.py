@@ -1,7 +1,6 @@
 """Adversarial images beside the training points they were moved to, out of a sweep's records."""
 
 from collections.abc import Iterator, Sequence
-from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ def adversarial_figure(
     """The samples that the least perturbations broke; None where nothing was broken, or where samples are no images."""
     shape = workspace.definition.shape
     guide = units[0].task.source.open_guide(plan.search)
-    if len(shape) != 3 or shape[0] not in (1, 3) or guide.memory.points.shape[1] != prod(shape):
+    if len(shape) != 3 or shape[0] not in (1, 3):
         return None
     examples = _least(units, plan.budgets[0].norm)
     if not examples:
@@ -45,8 +44,8 @@ def adversarial_figure(
     return example_figure(
         clean.numpy(),
         adversarial.numpy(),
-        _neighbors(guide, clean),
-        _neighbors(guide, adversarial),
+        _neighbors(workspace, guide, clean),
+        _neighbors(workspace, guide, adversarial),
         captions=captions,
         title=title,
         bounds=workspace.definition.bounds or (float(clean.min()), float(clean.max())),
@@ -83,7 +82,11 @@ def _example(example: _Example) -> list[float]:
     return pq.read_table(example.file, columns=["x_adv"], partitioning=None)["x_adv"][example.offset].as_py()
 
 
-def _neighbors(guide: MemoryDefense, inputs: torch.Tensor) -> np.ndarray:
-    """Nearest training points (n, k, *shape) of images (n, *shape)."""
-    near, _ = guide.memory.search(guide.backbone.embed(inputs), min(_NEIGHBORS, len(guide.memory)))
-    return guide.memory.points[near].view(len(inputs), -1, *inputs.shape[1:]).numpy()
+@torch.no_grad()
+def _neighbors(workspace: Workspace, guide: MemoryDefense, inputs: torch.Tensor) -> np.ndarray:
+    """Training images (n, k, *shape) whose keys are nearest to those of images (n, *shape)."""
+    near, _ = guide.memory.search(guide.keys(inputs), min(_NEIGHBORS, len(guide.memory)))
+    # A memory holds the rows in their order.
+    positions, place = near.unique(return_inverse=True)
+    rows = workspace.rows(workspace.preset.training.rows)
+    return rows.take(positions.numpy()).x[place].numpy()

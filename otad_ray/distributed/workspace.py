@@ -1,7 +1,7 @@
 """A preset in a storage root: where its artifacts lie, its rows, and its tracked runs."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ class Workspace:
     def of(self, preset: Preset) -> "Workspace":
         """A variant of the preset in the same root."""
         return Workspace(replace(self._config, preset=preset))
+
+    @property
+    def job_options(self) -> dict[str, Any]:
+        """The options that every job takes, for another job of the same preset."""
+        return {item.name: getattr(self._config, item.name) for item in fields(JobConfig)}
 
     @property
     def definition(self) -> DataSet:

@@ -5,6 +5,7 @@ from otad_ray.evaluation.clean_records import clean_records, failed_clean_record
 from otad_ray.evaluation.flags import AttackKind, Evidence, Flag
 from otad_ray.evaluation.honesty import find_flags
 from otad_ray.evaluation.label_statistics import LabelStatistics, label_figure
+from otad_ray.evaluation.metric_nets import neighbor_accuracy
 from otad_ray.evaluation.metrics import relative_error
 from otad_ray.evaluation.proportions import Proportion, mcnemar, mcnemar_less, wilson_interval
 from otad_ray.evaluation.record_schema import METRIC_COLUMNS, RecordStatus, record_schema
@@ -54,6 +55,7 @@ __all__ = [
     "label_figure",
     "mcnemar",
     "mcnemar_less",
+    "neighbor_accuracy",
     "radius_figure",
     "record_schema",
     "regression_errors",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from otad_ray.cip import Status
 from otad_ray.data import Batch
-from otad_ray.defenses import KNN, OTAD
+from otad_ray.defenses import KNN, OTAD, Defense
 from otad_ray.evaluation.metrics import relative_error
 from otad_ray.evaluation.verification import UNSOLVED
 from otad_ray.stages import stage
@@ -23,8 +23,10 @@ NO_PREDICTION = -1
 
 
 @torch.no_grad()
-def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Table:
-    """Predictions of KNN, its backbone (the net) and OTADs over the same backbone.
+def evaluate_batch(
+    batch: Batch, knn: KNN, otads: Mapping[str, OTAD], others: Mapping[str, Defense] | None = None
+) -> pa.Table:
+    """Predictions of KNN, its backbone (the net), OTADs over the same backbone, and others that solve nothing.
 
     Columns: id, label, prediction_<name> (a class, or a value where the labels are float); status, relaxations and
     relative_error of the first OTAD. The status is `interrupted` where any of them was: the row is tried again.
@@ -41,6 +43,8 @@ def evaluate_batch(batch: Batch, knn: KNN, otads: Mapping[str, OTAD]) -> pa.Tabl
         with stage("model"):
             predicted = _predicted(backbone.head(solution.feature), regression)
         predictions[name] = predicted.masked_fill(unsolved, torch.nan if regression else NO_PREDICTION)
+    for name, other in (others or {}).items():
+        predictions[name] = _predicted(other(batch.x), regression)
     first = next(iter(solutions.values()))
     columns: dict[str, Tensor] = {"id": batch.ids, "label": batch.y}
     columns |= {f"prediction_{name}": values for name, values in predictions.items()}

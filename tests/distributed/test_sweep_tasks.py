@@ -35,7 +35,7 @@ def otad(tmp_path_factory: pytest.TempPathFactory) -> OTAD:
     rows, _ = sweep_tasks._opened(Samples(PRESET, "train", DataFolders(), 0, 1))
     batch = rows.take(np.arange(len(rows)))
     torch.manual_seed(0)
-    net = build_backbone(PRESET.backbone, dimension=64, num_outputs=10)
+    net = build_backbone(PRESET.backbone, shape=(64,), num_outputs=10)
     train_backbone(net, batch.x, batch.y, TrainingConfig(epochs=3, batch_size=64, learning_rate=0.05))
     net.eval()
     points = net.embed(batch.x)

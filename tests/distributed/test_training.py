@@ -29,7 +29,7 @@ def plain_training(preset: Preset) -> tuple[Backbone, list[EpochMetrics]]:
     """The reference: no Ray, no interruption."""
     train = load_all(open_split(data_set("digits"), "train"))
     torch.manual_seed(preset.training.seed)
-    backbone = build_backbone(preset.backbone, dimension=64, num_outputs=10)
+    backbone = build_backbone(preset.backbone, shape=(64,), num_outputs=10)
     history: list[EpochMetrics] = []
     return train_backbone(backbone, train.x, train.y, preset.training, on_epoch=history.append), history
 

@@ -1,0 +1,124 @@
+"""A preset's metric net: where it lies, and how a missing one is trained."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import nn
+
+from otad_ray.artifacts import file_sha256, to_jsonable
+from otad_ray.data import load_all
+from otad_ray.distributed.backbones import check_neighbors, check_rows
+from otad_ray.distributed.networks import TrainedNetwork, ensure_network, train_job
+from otad_ray.distributed.options import TrainJobConfig
+from otad_ray.distributed.training import SampleTask, Trainer, train_here
+from otad_ray.distributed.workspace import Workspace
+from otad_ray.errors import InputError
+from otad_ray.evaluation import neighbor_accuracy
+from otad_ray.models import (
+    NO_METRIC,
+    MetricNet,
+    build_metric_net,
+    load_metric_net,
+    metric_net_config,
+    save_metric_net,
+)
+from otad_ray.presets import Preset
+from otad_ray.training import LoopConfig, train_metric_net
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricTask(SampleTask):
+    """A preset's metric net, trained on the rows of its backbone."""
+
+    @property
+    def config(self) -> LoopConfig:
+        return self.preset.metric_training
+
+    def new_network(self) -> MetricNet:
+        torch.manual_seed(self.preset.metric_training.seed)
+        return build_metric_net(self.preset.metric, shape=self.shape)
+
+    def train(self, tables: Iterable[pa.Table], device: torch.device) -> None:
+        inputs, labels = self.assemble(tables)
+        net = self.new_network().to(device)
+        train_metric_net(net, inputs, labels, self.preset.metric_training, on_epoch=self.report, store=self.store)
+
+
+def ensure_metric(workspace: Workspace, trainer: Trainer = train_here) -> tuple[Path, MetricNet] | None:
+    """The preset's trained metric net and its directory; trained first where missing. None for a preset without."""
+    if not workspace.preset.has_metric:
+        return None
+    check_neighbors(workspace)
+    directory = ensure_network(workspace, _metric_net(workspace), trainer)
+    return directory, load_metric_net(directory)
+
+
+def check_metric_options(workspace: Workspace) -> None:
+    """InputError, before any work, for a metric net that the preset's samples do not fit."""
+    preset, definition = workspace.preset, workspace.definition
+    if not preset.has_metric:
+        return
+    if definition.task != "classification":
+        raise InputError(
+            f"a metric net is trained on classes, {definition.name} is a regression; leave out --metric.architecture"
+        )
+    metric_net_config(preset.metric, shape=definition.shape)
+
+
+def _metric_net(workspace: Workspace) -> TrainedNetwork:
+    check_metric_options(workspace)
+    preset, definition = workspace.preset, workspace.definition
+    rows = workspace.rows(preset.training.rows)
+    return TrainedNetwork(
+        kind="metric",
+        job="train_metric",
+        identity={
+            "data": rows.fingerprint,
+            "architecture": preset.metric.architecture,
+            "metric": to_jsonable(metric_net_config(preset.metric, shape=definition.shape)),
+            "weights": _digest(preset),
+            "training": to_jsonable(preset.metric_training),
+        },
+        check=partial(check_rows, workspace),
+        task=MetricTask.of(workspace),
+        measure=partial(_measure, workspace),
+        save=save_metric_net,
+        params={"metric": preset.metric, "metric_training": preset.metric_training},
+        manifest={},
+    )
+
+
+def _digest(preset: Preset) -> str | None:
+    weights = preset.metric.weights
+    return None if weights is None else file_sha256(Path(weights))
+
+
+def _measure(workspace: Workspace, net: nn.Module) -> dict[str, float]:
+    """Whether neighbors are of one class: accuracies of a vote among them, test rows against training rows."""
+    assert isinstance(net, MetricNet)
+    preset = workspace.preset
+    train, test = (load_all(workspace.rows(split)) for split in (preset.training.rows, "test"))
+    metrics = neighbor_accuracy(net, train, test, neighbors=preset.integration.neighbors)
+    bound = net.lipschitz_bound()
+    return metrics if bound is None else {**metrics, "lipschitz_bound": bound}
+
+
+def run_metric_training(config: TrainJobConfig) -> dict[str, Any]:
+    """The training job of a metric net; what the last line of its output says."""
+    if not config.preset.has_metric:
+        raise InputError(
+            f"preset {config.preset.name!r} has no metric net (metric.architecture is {NO_METRIC!r}): its points are "
+            "searched themselves; give one with --metric.architecture"
+        )
+
+    def ensure(workspace: Workspace, trainer: Trainer) -> Path:
+        found = ensure_metric(workspace, trainer)
+        assert found is not None
+        return found[0]
+
+    return train_job(config, "metric", ensure)
