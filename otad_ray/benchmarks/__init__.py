@@ -6,9 +6,14 @@ from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.forward import measure_forward
 from otad_ray.benchmarks.measurement import Measurement, best_of, checked_out, machine, threads
 from otad_ray.benchmarks.search import flat_search_seconds, measure_search
+from otad_ray.benchmarks.streaming import StreamedRows, measure_streaming, peak_private_bytes, private_bytes
+from otad_ray.benchmarks.transformer import TransformerOptions, Transformers, measure_transformer
 
 __all__ = [
     "Measurement",
+    "StreamedRows",
+    "TransformerOptions",
+    "Transformers",
     "best_of",
     "checked_out",
     "flat_search_seconds",
@@ -19,5 +24,9 @@ __all__ = [
     "measure_pgd",
     "measure_search",
     "measure_square",
+    "measure_streaming",
+    "measure_transformer",
+    "peak_private_bytes",
+    "private_bytes",
     "threads",
 ]

@@ -14,7 +14,13 @@ from torch import nn
 
 from otad_ray.artifacts import to_jsonable
 from otad_ray.data import Split, load_all
-from otad_ray.distributed.networks import TrainedNetwork, ensure_network, network_directory, train_job
+from otad_ray.distributed.networks import (
+    TrainedNetwork,
+    attention_metrics,
+    ensure_network,
+    network_directory,
+    train_job,
+)
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.training import SampleTask, Trainer, train_here
 from otad_ray.distributed.workspace import Workspace
@@ -28,6 +34,8 @@ logger = logging.getLogger(__name__)
 # Rows whose neighborhoods are looked at when a backbone is diagnosed: those of the largest published sets.
 _DIAGNOSED_ROWS = 100_000
 _EMBEDDED_ROWS = 4096
+# Rows at whose tokens the Lipschitz constants of attention are looked for.
+_ATTENTION_ROWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +58,7 @@ class BackboneTask(SampleTask):
 
 def ensure_backbone(workspace: Workspace, trainer: Trainer = train_here) -> tuple[Path, Backbone]:
     """The preset's trained backbone and its directory; trained first where it is missing."""
+    _resolved(workspace)
     check_neighbors(workspace)
     directory = ensure_network(workspace, _backbone(workspace), trainer)
     return directory, load_backbone(directory)
@@ -84,9 +93,8 @@ def check_rows(workspace: Workspace) -> None:
 
 
 def _backbone(workspace: Workspace) -> TrainedNetwork:
-    preset, definition = workspace.preset, workspace.definition
+    preset = workspace.preset
     rows = workspace.rows(preset.training.rows)
-    resolved = backbone_config(preset.backbone, shape=definition.shape, num_outputs=definition.num_outputs)
     # What the shares of neighborhoods among the metrics are of.
     diagnosed_at = {"neighbors": preset.integration.neighbors, "regularity": preset.integration.regularity}
     return TrainedNetwork(
@@ -95,7 +103,7 @@ def _backbone(workspace: Workspace) -> TrainedNetwork:
         identity={
             "data": rows.fingerprint,
             "architecture": preset.backbone.architecture,
-            "backbone": to_jsonable(resolved),
+            "backbone": to_jsonable(_resolved(workspace)),
             "training": to_jsonable(preset.training),
         },
         check=partial(check_rows, workspace),
@@ -105,6 +113,12 @@ def _backbone(workspace: Workspace) -> TrainedNetwork:
         params={"backbone": preset.backbone, "training": preset.training},
         manifest=to_jsonable({"diagnosed_at": diagnosed_at}),
     )
+
+
+def _resolved(workspace: Workspace) -> Any:
+    """The backbone's own configuration; InputError, before any row is read, for samples that it does not fit."""
+    definition = workspace.definition
+    return backbone_config(workspace.preset.backbone, shape=definition.shape, num_outputs=definition.num_outputs)
 
 
 def _held_out(workspace: Workspace) -> Split:
@@ -118,7 +132,8 @@ def _measure(workspace: Workspace, backbone: nn.Module) -> dict[str, float]:
     held_out = load_all(workspace.rows(split))
     name, value = held_out_metric(backbone, held_out.x, held_out.y)
     logger.info("%s %s %.4f", split, name, value)
-    return {f"{split}_{name}": value, **_diagnostics(workspace, backbone)}
+    attention = attention_metrics(backbone, held_out.x[:_ATTENTION_ROWS])
+    return {f"{split}_{name}": value, **_diagnostics(workspace, backbone), **attention}
 
 
 def _diagnostics(workspace: Workspace, backbone: Backbone) -> dict[str, float]:

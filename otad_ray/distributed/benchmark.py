@@ -15,8 +15,19 @@ import torch
 from torch import Tensor
 
 from otad_ray.artifacts import write_json
-from otad_ray.benchmarks import Measurement, best_of, flat_search_seconds, machine, measure_cip, measure_search, threads
+from otad_ray.benchmarks import (
+    Measurement,
+    best_of,
+    flat_search_seconds,
+    machine,
+    measure_cip,
+    measure_search,
+    measure_streaming,
+    private_bytes,
+    threads,
+)
 from otad_ray.distributed.benchmark_robustness import measure_attacks, measure_certification
+from otad_ray.distributed.benchmark_transformer import check_transformer, measure_table_ix
 from otad_ray.distributed.capacity import check_num_actors
 from otad_ray.distributed.cluster import num_cores, ray_session
 from otad_ray.distributed.labels import LabelTask
@@ -47,7 +58,8 @@ class BenchmarkConfig(ActorJobConfig):
     """Options of the benchmark.
 
     Attributes:
-        parts: which measurements: any of cip, search, labels, memory, certification, attacks.
+        parts: which measurements: any of cip, search, labels, memory, certification, attacks; besides transformer,
+            Table IX of the paper for a preset with such a backbone, and streaming, a memory of 5 GB.
     """
 
     parts: tuple[str, ...] = ("cip", "search", "labels", "memory", "certification", "attacks")
@@ -58,6 +70,8 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     for part in config.parts:
         if part not in _PARTS:
             raise InputError(f"unknown part {part!r}; known: {', '.join(_PARTS)}")
+    if "transformer" in config.parts:
+        check_transformer(config.preset)
     check_num_actors(config.pool, config.address)
     workspace = Workspace(config)
     measurements = []
@@ -225,10 +239,14 @@ def _label_and_tell(task: LabelTask, rows: int, sender: Connection) -> None:
         compute = task.open()
         for index in range(_MEMORY_SHARDS):
             compute(Shard(index, index * rows, (index + 1) * rows).positions)
-    status = Path("/proc/self/status").read_text()
-    (anonymous,) = [line.split()[1] for line in status.splitlines() if line.startswith("RssAnon")]
-    sender.send(1024 * int(anonymous))
+    sender.send(private_bytes())
     sender.close()
+
+
+def _measure_streaming(config: BenchmarkConfig, workspace: Workspace) -> Iterator[Measurement]:
+    """Whatever the preset: rows are generated."""
+    with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".benchmark-") as directory:
+        yield measure_streaming(Path(directory) / "memory")
 
 
 _PARTS: Mapping[str, Callable[[BenchmarkConfig, Workspace], Iterator[Measurement]]] = {
@@ -238,4 +256,6 @@ _PARTS: Mapping[str, Callable[[BenchmarkConfig, Workspace], Iterator[Measurement
     "memory": _measure_memory,
     "certification": measure_certification,
     "attacks": measure_attacks,
+    "transformer": measure_table_ix,
+    "streaming": _measure_streaming,
 }

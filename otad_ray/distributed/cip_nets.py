@@ -16,21 +16,23 @@ from otad_ray.artifacts import read_manifest, to_jsonable
 from otad_ray.cip import Status
 from otad_ray.distributed.labels import LABEL_IDENTITY, ensure_labels, open_labels
 from otad_ray.distributed.memories import ensure_memory
-from otad_ray.distributed.networks import TrainedNetwork, ensure_network, train_job
+from otad_ray.distributed.networks import TrainedNetwork, attention_metrics, ensure_network, train_job
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.shards import ShardedDirectory
 from otad_ray.distributed.training import Trainer, TrainingTask, check_complete, train_here
 from otad_ray.distributed.workspace import Workspace
 from otad_ray.errors import InputError
-from otad_ray.memory import NeighborMemory, label_positions, label_weights
+from otad_ray.memory import NeighborMemory, label_positions, label_weights, net_inputs
 from otad_ray.models import CipNet, build_cip_net, load_cip_net, save_cip_net
 from otad_ray.presets import Preset
-from otad_ray.training import LoopConfig, SolvedRows, approximation_errors, split_solved, train_cip_net
+from otad_ray.training import LoopConfig, SolvedRows, approximation_errors, gather, split_solved, train_cip_net
 
 logger = logging.getLogger(__name__)
 
 # Labels that are solutions; the others have none to learn.
 _SOLVED = (Status.SOLVED.label, Status.RELAXED.label)
+# Neighborhoods at whose tokens the Lipschitz constants of attention are looked for.
+_ATTENTION_ROWS = 8
 _COLUMNS = ("id", "neighbor_ids", "weights", "status")
 
 
@@ -218,7 +220,9 @@ def _measure(task: CipNetTask, memory: NeighborMemory, net: nn.Module) -> dict[s
     _, held_out = split_solved(task.assemble(task.tables()), task.preset.cip_net_training)
     errors = approximation_errors(net, memory, held_out, task.preset.integration)
     logger.info("held-out error %.4f of the neighbor mean's", errors["error_to_mean"])
-    return {f"held_out_{name}": value for name, value in errors.items()}
+    neighborhood = gather(memory, held_out.take(torch.arange(min(_ATTENTION_ROWS, len(held_out.rows)))))
+    attention = attention_metrics(net, *net_inputs(neighborhood, memory.point_space))
+    return {f"held_out_{name}": value for name, value in errors.items()} | attention
 
 
 def run_cip_net_training(config: CipNetJobConfig) -> dict[str, Any]:

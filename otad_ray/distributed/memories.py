@@ -27,9 +27,9 @@ _BATCH_ROWS, _BATCH_BYTES = 1024, 64 << 20
 
 def ensure_memory(workspace: Workspace, *, search: str = "torch") -> NeighborMemory:
     """The memory of the backbone's own training rows; built first where it is missing."""
-    rows = workspace.rows(workspace.preset.training.rows)
     check_metric_options(workspace)
     backbone_directory, backbone = ensure_backbone(workspace)
+    rows = workspace.rows(workspace.preset.training.rows)
     metric = ensure_metric(workspace)
     identity = {"backbone": backbone.fingerprint(), "data": rows.fingerprint}
     provenance = {"backbone": backbone.fingerprint(), "backbone_directory": backbone_directory.name}

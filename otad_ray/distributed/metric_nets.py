@@ -53,6 +53,7 @@ def ensure_metric(workspace: Workspace, trainer: Trainer = train_here) -> tuple[
     """The preset's trained metric net and its directory; trained first where missing. None for a preset without."""
     if not workspace.preset.has_metric:
         return None
+    check_metric_options(workspace)
     check_neighbors(workspace)
     directory = ensure_network(workspace, _metric_net(workspace), trainer)
     return directory, load_metric_net(directory)
@@ -71,7 +72,6 @@ def check_metric_options(workspace: Workspace) -> None:
 
 
 def _metric_net(workspace: Workspace) -> TrainedNetwork:
-    check_metric_options(workspace)
     preset, definition = workspace.preset, workspace.definition
     rows = workspace.rows(preset.training.rows)
     return TrainedNetwork(

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from otad_ray.artifacts import (
     MANIFEST,
@@ -19,12 +19,14 @@ from otad_ray.artifacts import (
     versions,
     write_json,
 )
+from otad_ray.certification import attention_report
 from otad_ray.distributed.capacity import capacity_wait
 from otad_ray.distributed.cluster import check_num_workers
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.training import Trainer, TrainingTask, train_on_ray
 from otad_ray.distributed.workspace import Workspace, data_record, track_once
 from otad_ray.errors import InputError
+from otad_ray.models import Attention
 from otad_ray.tracking import RunRecord
 
 logger = logging.getLogger(__name__)
@@ -128,6 +130,28 @@ def _run_record(
         artifacts=(directory / MANIFEST,),
         tags={"otad.directory": str(directory)},
     )
+
+
+def attention_metrics(network: nn.Module, *inputs: Tensor) -> dict[str, float]:
+    """Theorem 1 of a network's attention blocks, on the tokens that inputs send into them; none without attention.
+
+    attention_<k>_radius: M, the largest norm of the tokens. _theorem: the bound (21). _sharper: the proof's, before
+    norms are replaced by larger ones. _lipschitz: the largest constant found at these tokens, which is below both.
+    """
+    if not any(isinstance(module, Attention) for module in network.modules()):
+        return {}
+    metrics: dict[str, float] = {}
+    for number, record in enumerate(attention_report(network, *inputs), start=1):
+        values = {
+            "radius": record.radius,
+            "theorem": record.bound.theorem,
+            "sharper": record.bound.sharper,
+            "lipschitz": record.largest,
+        }
+        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
+        logger.info("attention %d of %s: %s", number, type(network).__name__, shown)
+        metrics |= {f"attention_{number}_{name}": value for name, value in values.items()}
+    return metrics
 
 
 def train_job(config: TrainJobConfig, kind: str, ensure: Callable[[Workspace, Trainer], Path]) -> dict[str, Any]:

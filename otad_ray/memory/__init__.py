@@ -1,6 +1,6 @@
 """The neighbor memory: exact search over keys, and the points and features that are integrated."""
 
-from otad_ray.memory.approximation import approximate_feature, near_features
+from otad_ray.memory.approximation import approximate_feature, net_inputs
 from otad_ray.memory.integration import (
     IntegrationConfig,
     Neighborhood,
@@ -33,8 +33,8 @@ __all__ = [
     "label_rows",
     "label_schema",
     "label_weights",
-    "near_features",
     "nearest_others",
     "neighborhoods",
+    "net_inputs",
     "search_neighbors",
 ]

@@ -5,6 +5,7 @@ from otad_ray.training.cip_net import (
     CipNetTrainingConfig,
     SolvedRows,
     approximation_errors,
+    gather,
     split_solved,
     train_cip_net,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "TrainingStore",
     "accuracy",
     "approximation_errors",
+    "gather",
     "held_out_metric",
     "mean_squared_error",
     "split_solved",

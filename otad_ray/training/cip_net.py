@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from otad_ray.cip import center_displacement, combine_centers
 from otad_ray.errors import InputError
-from otad_ray.memory import IntegrationConfig, Neighborhood, NeighborMemory, approximate_feature, near_features
+from otad_ray.memory import IntegrationConfig, Neighborhood, NeighborMemory, approximate_feature, net_inputs
 from otad_ray.models import CipNet
 from otad_ray.training.loop import BatchRows, InPrecision, LoopConfig, Step, full_precision, minimize
 from otad_ray.training.process_group import ProcessGroup
@@ -118,7 +118,7 @@ class _CipProblem:
         device = next(self.network.parameters()).device
         solved = self._solved.take(batch.share)
         neighborhood = gather(self._memory, solved, device)
-        output = forward(*neighborhood, near_features(neighborhood, self._memory.point_space))
+        output = forward(*net_inputs(neighborhood, self._memory.point_space))
         exact = self._combine(solved.weights.to(device), neighborhood)
         found = output.feature if output.weights is None else self._combine(output.weights, neighborhood)
         squared_error = (full_precision(found) - exact).square().sum()
@@ -140,7 +140,7 @@ class _CipProblem:
         return combined + self._displacement * (step if space is None else space.lift(step))
 
 
-def gather(memory: NeighborMemory, solved: SolvedRows, device: torch.device) -> Neighborhood:
+def gather(memory: NeighborMemory, solved: SolvedRows, device: torch.device | str = "cpu") -> Neighborhood:
     """Points and features of the rows and their neighbors, on a device."""
     rows, neighbors = (part.to(memory.points.device) for part in (solved.rows, solved.neighbors))
     return Neighborhood(
@@ -177,7 +177,7 @@ def _ratio(part: float, whole: float) -> float:
 
 def _set_scales(net: CipNet, memory: NeighborMemory, solved: SolvedRows) -> None:
     """Sizes of what the net is given, from the first rows: the same in every process and after a restart."""
-    neighborhood = gather(memory, solved.take(torch.arange(min(_SCALED_ROWS, len(solved.rows)))), torch.device("cpu"))
+    neighborhood = gather(memory, solved.take(torch.arange(min(_SCALED_ROWS, len(solved.rows)))))
     net.set_scales(*(_spread(part) for part in (neighborhood.points, neighborhood.features)))
 
 

@@ -114,7 +114,7 @@ class InPrecision(nn.Module):
         self.network = network
         self._precision = precision
 
-    def forward(self, *tensors: Tensor | None) -> Any:
+    def forward(self, *tensors: Tensor) -> Any:
         device = next(self.network.parameters()).device
         with torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bfloat16"):
             return self.network(*tensors)

@@ -1,0 +1,364 @@
+"""OTAD-T and OTAD-T-NN through the jobs: transformer, metric net, memory, labels, CIP-net, accuracy and a sweep."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from digits_jobs import ROWS, job_command, read_labels, run_job
+
+from otad_ray.attacks import Budget, Streams, find_attack
+from otad_ray.certification import certified_radius
+from otad_ray.data import load_all, open_split
+from otad_ray.defenses import load_defense
+from otad_ray.distributed.cip_nets import CipNetJobConfig, CipNetTask, run_cip_net_training
+from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
+from otad_ray.distributed.labels import LabelJobConfig, run_label_job
+from otad_ray.distributed.memories import ensure_memory
+from otad_ray.distributed.metric_nets import ensure_metric, run_metric_training
+from otad_ray.distributed.options import JobConfig, TrainJobConfig
+from otad_ray.distributed.shards import write_shard
+from otad_ray.distributed.sweep import SweepConfig, run_attack_sweep
+from otad_ray.distributed.training import train_here
+from otad_ray.distributed.workspace import Workspace
+from otad_ray.errors import InputError
+from otad_ray.memory import NeighborMemory
+from otad_ray.models import BackboneConfig, CipNetOptions, MetricNetConfig, ViTOptions
+from otad_ray.presets import PRESETS, Preset
+
+pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
+
+SMALL = PRESETS["digits_vit"]
+
+
+def preset(**changes: Any) -> Preset:
+    """All of digits_vit in seconds."""
+    small = replace(
+        SMALL,
+        backbone=BackboneConfig(architecture="vit", num_blocks=1, vit=ViTOptions(patch_size=2, width=16, num_heads=2)),
+        training=replace(SMALL.training, epochs=8, learning_rate=1e-2),
+        metric=MetricNetConfig(architecture="cnn", width=8),
+        metric_training=replace(SMALL.metric_training, epochs=4, learning_rate=3e-3),
+        cip_net=CipNetOptions(width=32, num_blocks=1, num_heads=2),
+        cip_net_training=replace(SMALL.cip_net_training, epochs=8),
+        integration=replace(SMALL.integration, neighbors=5),
+    )
+    return replace(small, **changes)
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="module")
+def evaluated(storage: Path, cluster: None) -> dict[str, Any]:
+    config = EvaluateConfig(preset=preset(), storage=str(storage), num_actors=2, otad_nn=True)
+    return run_evaluation(config)
+
+
+def described(result: dict[str, Any], name: str) -> dict[str, Any]:
+    return json.loads((Path(result["sweep"]) / "manifest.json").read_text())["defenses"][name]
+
+
+def only(storage: Path, kind: str) -> tuple[Path, dict[str, Any]]:
+    (directory,) = (storage / "digits_vit" / kind).iterdir()
+    return directory, json.loads((directory / "manifest.json").read_text())
+
+
+def test_everything_that_an_evaluation_needs_is_made(evaluated: dict[str, Any], storage: Path) -> None:
+    # Of ten classes chance is 0.1: far above it, with and without the solver.
+    for name in ("net", "otad_theory", "otad_nn", "knn"):
+        assert evaluated[f"accuracy_{name}"] > 0.6
+    assert evaluated["share_unsolved"] == 0
+    directory, memory = only(storage, "memory")
+    assert memory["shapes"] == {
+        "keys": [ROWS, 128], "points": [ROWS, 64], "features": [ROWS, 256], "labels": [ROWS], "ids": [ROWS],
+    }  # fmt: skip
+    _, metric = only(storage, "metric")
+    assert memory["metric_directory"] == only(storage, "metric")[0].name
+    assert {"neighbor_accuracy", "neighbor_accuracy_inputs", "loss", "train_active"} <= metric["metrics"].keys()
+    _, cip_net = only(storage, "cip_net")
+    assert cip_net["rows"] == ROWS
+    assert cip_net["skipped"] == {}
+    assert cip_net["metrics"]["held_out_error_to_mean"] < 0.5
+    _, backbone = only(storage, "backbone")
+    for metrics in (backbone["metrics"], cip_net["metrics"]):
+        found, sharper, bound = (metrics[f"attention_1_{name}"] for name in ("lipschitz", "sharper", "theorem"))
+        assert 0 < found <= sharper <= bound
+    assert NeighborMemory.load(directory).point_space is not None
+
+
+def test_networks_are_tracked_with_their_epochs(evaluated: dict[str, Any], storage: Path) -> None:
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("digits_vit").experiment_id])
+    kinds = {run.data.tags["otad.kind"]: run for run in runs}
+    assert {"backbone", "metric", "memory", "labels", "cip_net", "evaluation"} <= kinds.keys()
+    history = client.get_metric_history(kinds["cip_net"].info.run_id, "epoch_squared_error")
+    assert len(history) == 8
+    assert history[-1].value < history[0].value
+    assert kinds["evaluation"].data.metrics["accuracy_otad_nn"] == evaluated["accuracy_otad_nn"]
+
+
+def test_a_small_sweep_attacks_the_metric_net_too(evaluated: dict[str, Any], storage: Path) -> None:
+    config = SweepConfig(
+        preset=preset(),
+        storage=str(storage),
+        num_actors=2,
+        defense=("otad", "otad_nn", "net"),
+        attacks=("noise", "pgd", "dml_pgd"),
+        eps=(0.5,),
+        samples=60,
+    )
+    result = run_attack_sweep(config)
+    assert set(result["brackets"]) == {"otad", "otad_nn", "net"}
+    table = (Path(result["sweep"]) / "report.txt").read_text()
+    assert "dml_pgd" in table
+    broken = {}
+    for name in ("otad", "otad_nn"):
+        bracket = result["brackets"][name]["0.5"]
+        # An ordinary metric net has no certificate.
+        assert bracket["certified"] is None
+        records = [read_labels(directory) for directory in described(result, name)["records"]]
+        for record in records:
+            broken[name, record["attack"][0].as_py()] = np.mean(record["broken"].to_numpy(zero_copy_only=False))
+        # The gradient of CIP-net and that of the solver both lead somewhere.
+        assert broken[name, "pgd"] > broken[name, "noise"]
+        assert bracket["worst_case"] <= 1 - broken[name, "pgd"]
+    assert (Path(result["sweep"]) / "otad-examples.png").stat().st_size > 5000
+
+
+def test_labels_give_the_paper_s_head_beside_ours(evaluated: dict[str, Any], storage: Path) -> None:
+    """A CIP-net of another head, and one whose labels came from another metric net."""
+    feature = preset(cip_net=replace(preset().cip_net, head="feature"))
+    result = run_cip_net_training(CipNetJobConfig(preset=feature, storage=str(storage)))
+    ours = only_cip_net(storage, "simplex")["metrics"]["held_out_error_to_mean"]
+    assert ours < result["held_out_error_to_mean"]
+    by_points = preset(metric=MetricNetConfig())
+    ensure = replace(CipNetJobConfig(preset=by_points, storage=str(storage)), num_workers=1)
+    other = run_cip_net_training(ensure)
+    config = EvaluateConfig(
+        preset=preset(), storage=str(storage), num_actors=2, otad_nn=True, cip_net_directory=other["cip_net"]
+    )
+    again = run_evaluation(config)
+    assert again["accuracy_otad_theory"] == evaluated["accuracy_otad_theory"]
+    assert again["defenses"]["otad_nn"] != evaluated["defenses"]["otad_nn"]
+    assert again["accuracy_otad_nn"] > 0.6
+
+
+def only_cip_net(storage: Path, head: str) -> dict[str, Any]:
+    manifests = [json.loads(path.read_text()) for path in storage.glob("digits_vit/cip_net/*/manifest.json")]
+    (found,) = [item for item in manifests if item["identity"]["cip_net"]["head"] == head]
+    return found
+
+
+@pytest.fixture(scope="module")
+def robust() -> Preset:
+    """Searched by a 1-Lipschitz metric net."""
+    return preset(
+        metric=MetricNetConfig(architecture="orthogonal", width=16, num_keys=32),
+        metric_training=replace(preset().metric_training, epochs=3, margin=0.5),
+    )
+
+
+def test_certificates_through_a_lipschitz_metric_net_hold_against_attacks_on_it(
+    evaluated: dict[str, Any], storage: Path, robust: Preset
+) -> None:
+    config = EvaluateConfig(preset=robust, storage=str(storage), num_actors=2, otad_nn=True)
+    defenses = run_evaluation(config)["defenses"]
+    samples = load_all(open_split(robust.definition, "test"))
+    x, y = samples.x[:25], samples.y[:25]
+    for name in ("otad_theory", "otad_nn"):
+        defense = load_defense(defenses[name])
+        radius, method = certified_radius(defense, x)
+        with torch.no_grad():
+            predicted = defense(x).argmax(1)
+        assert sum(radius > 0) > 8
+        assert set(method) <= {"hull", "constant_neighborhood", ""}
+        for attack in (find_attack("dml_pgd"), find_attack("neighbor_aware"), find_attack("noise")):
+            for row in (radius > 0).nonzero().flatten().tolist():
+                found = attack(
+                    defense,
+                    x[row : row + 1],
+                    predicted[row : row + 1],
+                    Budget(eps=0.999 * float(radius[row]), bounds=(0, 1)),
+                    Streams.of(0, [row]),
+                )
+                with torch.no_grad():
+                    assert defense(found.x_adv).argmax(1) == predicted[row]
+    # Beyond the radius the same attacks break some: they are attacks.
+    far = find_attack("dml_pgd")(defense, x, y, Budget(eps=3.0, bounds=(0, 1)), Streams.of(0, range(25)))
+    with torch.no_grad():
+        assert (defense(far.x_adv).argmax(1) != predicted).sum() > 5
+
+
+def test_an_ordinary_metric_net_gets_no_certificate(evaluated: dict[str, Any]) -> None:
+    for name in ("otad_theory", "otad_nn", "knn"):
+        with pytest.raises(InputError, match="no certificate: CNN gives no lipschitz_bound"):
+            certified_radius(load_defense(evaluated["defenses"][name]), torch.rand(2, 1, 8, 8))
+
+
+def test_labels_of_something_else_are_refused(evaluated: dict[str, Any], storage: Path, tmp_path: Path) -> None:
+    """Other memory and backbone, other K, other regularity; and what is no directory of labels."""
+    labels = str(only(storage, "labels")[0]) if len(list((storage / "digits_vit" / "labels").iterdir())) == 1 else None
+    labels = labels or str(own_labels(storage))
+    cases = [
+        (preset(integration=replace(preset().integration, neighbors=4)), labels, "were made with neighbors 5, .* 4"),
+        (
+            preset(integration=replace(preset().integration, cross_term="released")),
+            labels,
+            "were made with cross_term theory",
+        ),
+        (
+            preset(training=replace(preset().training, epochs=1)),
+            labels,
+            r"were made with memory \w+, this CIP-net is for \w+ \(and with backbone \w+, not \w+\)",
+        ),
+        (
+            preset(metric=MetricNetConfig()),
+            labels,
+            r"were made with memory \w+, this CIP-net is for \w+; make them with",
+        ),
+        (preset(), str(tmp_path), "is no labels directory"),
+        (preset(), str(tmp_path / "nowhere"), "is no labels directory"),
+    ]
+    for asked, directory, message in cases:
+        with pytest.raises(InputError, match=message):
+            run_cip_net_training(CipNetJobConfig(preset=asked, storage=str(storage), labels=directory))
+
+
+def own_labels(storage: Path) -> Path:
+    """The labels of the unchanged preset."""
+    _, cip_net = only_made_by(storage, preset())
+    return Path(cip_net["labels_directory"])
+
+
+def only_made_by(storage: Path, asked: Preset) -> tuple[Path, dict[str, Any]]:
+    memory = ensure_memory(Workspace(JobConfig(preset=asked, storage=str(storage), build=False)))
+    for path in storage.glob("digits_vit/cip_net/*/manifest.json"):
+        manifest = json.loads(path.read_text())
+        if manifest["memory"] == memory.fingerprint:
+            return path.parent, manifest
+    raise AssertionError("no CIP-net of this memory")
+
+
+def test_failed_label_rows_are_skipped_and_counted(evaluated: dict[str, Any], storage: Path, tmp_path: Path) -> None:
+    """Labels in which a solver failed on some rows."""
+    result = run_label_job(
+        LabelJobConfig(preset=preset(), storage=str(storage), num_actors=2, labels=str(tmp_path / "l"))
+    )
+    directory = Path(result["labels"])
+    path = sorted(directory.glob("shard-*"))[0]
+    table = pq.read_table(path, partitioning=None)
+    statuses = table["status"].to_pylist()
+    statuses[3] = "failed"
+    statuses[10:12] = ["infeasible"] * 2
+    place = table.column_names.index("status")
+    write_shard(path, table.set_column(place, "status", [statuses]))
+    manifest = json.loads((directory / "manifest.json").read_text())
+    counts = manifest["statistics"]["statuses"]
+    for status, count in (("solved", -3), ("failed", 1), ("infeasible", 2)):
+        counts[status] = counts.get(status, 0) + count
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+    config = CipNetJobConfig(
+        preset=preset(cip_net_training=replace(preset().cip_net_training, epochs=1, seed=3)),
+        storage=str(storage),
+        labels=str(directory),
+    )
+    trained = run_cip_net_training(config)
+    assert trained["rows"] == ROWS - 3
+    told = json.loads((Path(trained["cip_net"]) / "manifest.json").read_text())
+    assert told["skipped"] == {"failed": 1, "infeasible": 2}
+
+
+def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    def job(asked: Preset) -> JobConfig:
+        return TrainJobConfig(preset=asked, storage=str(tmp_path))
+
+    digits = PRESETS["digits"]
+    for asked, message in [
+        (digits, "has no metric net .* give one with --metric.architecture"),
+        (preset(metric=MetricNetConfig(architecture="resnet18")), r"resnet18.*\(1, 8, 8\)"),
+        (replace(PRESETS["wine_quality_red"], metric=MetricNetConfig(architecture="cnn")), "is a regression"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            run_metric_training(job(asked))
+    with pytest.raises(InputError, match=r"needs images .* got samples of \(11,\)"):
+        ensure_memory(Workspace(job(replace(PRESETS["wine_quality_red"], backbone=preset().backbone))))
+    sweep = SweepConfig(preset=digits, storage=str(tmp_path), attacks=("dml_pgd",))
+    with pytest.raises(InputError, match="attacks the metric net, and preset 'digits' has none"):
+        run_attack_sweep(sweep)
+    with pytest.raises(InputError, match=r"make it with: python jobs/train_metric\.py digits_vit"):
+        ensure_metric(Workspace(JobConfig(preset=preset(), storage=str(tmp_path), build=False)))
+    assert not list(tmp_path.glob("digits_vit/*/*"))
+
+
+def test_an_interrupted_training_of_a_cip_net_goes_on(evaluated: dict[str, Any], storage: Path, tmp_path: Path) -> None:
+    """What a killed job left is what the next one goes on from."""
+    _, manifest = only_made_by(storage, preset())
+    memory = ensure_memory(Workspace(JobConfig(preset=preset(), storage=str(storage), build=False)))
+    task = CipNetTask(
+        num_rows=ROWS,
+        preset=preset(),
+        memory=str(memory.directory),
+        labels=manifest["labels_directory"],
+        backbone=manifest["backbone"],
+        state=tmp_path / "state",
+    )
+
+    class KilledError(Exception):
+        pass
+
+    class Dying(CipNetTask):
+        def report(self, metrics: Any) -> None:
+            if metrics.epoch == 3:
+                raise KilledError
+
+    with pytest.raises(KilledError):
+        train_here(Dying(**vars(task)))
+    assert task.store.latest().epoch == 3
+    train_here(task)
+    _, history = task.result()
+    assert [epoch.values() for epoch in history] == [
+        {name: value for name, value in epoch.items() if name != "epoch"} for epoch in manifest["history"]
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_ray_train_learns_what_the_plain_loop_learns(evaluated: dict[str, Any], storage: Path, tmp_path: Path) -> None:
+    """Metric net and CIP-net on two workers, whose keys and labels travel through Ray Data."""
+    options = TrainJobConfig(preset=preset(), storage=str(tmp_path), num_workers=2)
+    metric = run_metric_training(options)
+    assert metric["loss"] == pytest.approx(only_metric(storage)["metrics"]["loss"], rel=1e-2)
+    cip_net = run_cip_net_training(
+        CipNetJobConfig(preset=preset(), storage=str(storage / ".." / "again"), num_workers=2)
+    )
+    _, expected = only_made_by(storage, preset())
+    assert cip_net["held_out_error_to_mean"] == pytest.approx(expected["metrics"]["held_out_error_to_mean"], rel=0.2)
+
+
+def only_metric(storage: Path) -> dict[str, Any]:
+    manifests = [json.loads(path.read_text()) for path in storage.glob("digits_vit/metric/*/manifest.json")]
+    (found,) = [item for item in manifests if item["identity"]["architecture"] == "cnn"]
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_documented_commands_run(tmp_path: Path) -> None:
+    """As typed, each in a process of its own."""
+    quick = ["--training.epochs", "2", "--metric-training.epochs", "1", "--cip-net-training.epochs", "2"]
+    options = ["digits_vit", *quick, "--storage", str(tmp_path)]
+    metric = run_job("train_metric.py", *options)
+    assert metric["neighbor_accuracy"] > 0.5
+    trained = run_job("train_cip_net.py", *options)
+    assert trained["rows"] == ROWS
+    evaluated = run_job("evaluate.py", *options, "--otad-nn")
+    assert evaluated["accuracy_otad_nn"] > 0.1
+    assert "train_cip_net.py" in " ".join(job_command("train_cip_net.py"))
