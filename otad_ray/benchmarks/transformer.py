@@ -3,7 +3,6 @@
 The networks are new ones: what they take does not depend on their training.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 

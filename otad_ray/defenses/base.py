@@ -24,6 +24,9 @@ _CHECKED_ROWS = 16
 _BLOCK_ROWS = 8192
 BACKBONE_FOLDER = "backbone"
 METRIC_FOLDER = "metric"
+CIP_NET_FOLDER = "cip_net"
+# What a saved defense may hold, each named in its description.
+NETWORK_FOLDERS = (BACKBONE_FOLDER, METRIC_FOLDER, CIP_NET_FOLDER)
 
 
 class Defense(nn.Module, ABC):

@@ -5,13 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from otad_ray.defenses.base import MemoryDefense, SavedNetwork
+from otad_ray.defenses.base import CIP_NET_FOLDER, MemoryDefense, SavedNetwork
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory, approximate_feature, neighborhoods, search_neighbors
 from otad_ray.models import Backbone, CipNet, MetricNet, save_cip_net
 from otad_ray.stages import stage
-
-CIP_NET_FOLDER = "cip_net"
 
 
 class OTADNN(MemoryDefense):

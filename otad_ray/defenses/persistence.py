@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from otad_ray.cip import Regularity
-from otad_ray.defenses.base import DESCRIPTION, METRIC_FOLDER, Defense, MemoryDefense
+from otad_ray.defenses.base import CIP_NET_FOLDER, DESCRIPTION, METRIC_FOLDER, Defense, MemoryDefense
 from otad_ray.defenses.knn import KNN
 from otad_ray.defenses.otad import OTAD
-from otad_ray.defenses.otad_nn import CIP_NET_FOLDER, OTADNN
+from otad_ray.defenses.otad_nn import OTADNN
 from otad_ray.defenses.undefended import Undefended
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory

@@ -69,6 +69,8 @@ def check_metric_options(workspace: Workspace) -> None:
             f"a metric net is trained on classes, {definition.name} is a regression; leave out --metric.architecture"
         )
     metric_net_config(preset.metric, shape=definition.shape)
+    if preset.metric.weights is not None and not Path(preset.metric.weights).is_file():
+        raise InputError(f"metric.weights is {preset.metric.weights}, which is no file; give a .safetensors file")
 
 
 def _metric_net(workspace: Workspace) -> TrainedNetwork:

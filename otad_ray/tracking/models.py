@@ -14,7 +14,7 @@ import numpy as np
 
 import otad_ray
 from otad_ray.artifacts import is_temporary, write_json
-from otad_ray.defenses.base import DESCRIPTION
+from otad_ray.defenses.base import DESCRIPTION, NETWORK_FOLDERS
 from otad_ray.tracking.pending import PendingRun
 from otad_ray.tracking.records import RunRecord
 from otad_ray.tracking.runs import RESULT, log_run
@@ -97,7 +97,9 @@ def _write_model(directory: Path, example: np.ndarray, num_outputs: int, scratch
     """The model as MLflow lays it out, in `scratch`; the memory's files are links."""
     description = json.loads((directory / DESCRIPTION).read_text())
     defense, code, path = (scratch / name for name in (_DEFENSE, otad_ray.__name__, "model"))
-    _link_files(directory / description["backbone"], defense / description["backbone"])
+    for folder in NETWORK_FOLDERS:
+        if folder in description:
+            _link_files(directory / description[folder], defense / description[folder])
     memory = (directory / description[_MEMORY]).resolve() if _MEMORY in description else None
     write_json(defense / DESCRIPTION, description if memory is None else {**description, _MEMORY: _MEMORY})
     _copy_layers(code)

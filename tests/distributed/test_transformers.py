@@ -1,6 +1,7 @@
 """OTAD-T and OTAD-T-NN through the jobs: transformer, metric net, memory, labels, CIP-net, accuracy and a sweep."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import pytest
 import torch
 from digits_jobs import ROWS, job_command, read_labels, run_job
 
-from otad_ray.attacks import Budget, Streams, find_attack
+from otad_ray.attacks import Budget, MetricPGD, Streams, find_attack
 from otad_ray.certification import certified_radius
 from otad_ray.data import load_all, open_split
 from otad_ray.defenses import load_defense
-from otad_ray.distributed.cip_nets import CipNetJobConfig, CipNetTask, run_cip_net_training
+from otad_ray.distributed.cip_nets import CipNetJobConfig, CipNetTask, ensure_cip_net, run_cip_net_training
+from otad_ray.distributed.defenses import save_memory_defenses, save_otad_nn
 from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
-from otad_ray.distributed.labels import LabelJobConfig, run_label_job
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.metric_nets import ensure_metric, run_metric_training
 from otad_ray.distributed.options import JobConfig, TrainJobConfig
@@ -133,27 +134,52 @@ def test_a_small_sweep_attacks_the_metric_net_too(evaluated: dict[str, Any], sto
     assert (Path(result["sweep"]) / "otad-examples.png").stat().st_size > 5000
 
 
-def test_labels_give_the_paper_s_head_beside_ours(evaluated: dict[str, Any], storage: Path) -> None:
-    """A CIP-net of another head, and one whose labels came from another metric net."""
+def cip_net_metrics(asked: Preset, storage: Path, **options: Any) -> tuple[Path, dict[str, float]]:
+    """Of a CIP-net that is trained in this process."""
+    directory, _ = ensure_cip_net(Workspace(JobConfig(preset=asked, storage=str(storage))), **options)
+    return directory, json.loads((directory / "manifest.json").read_text())
+
+
+def test_the_papers_head_is_trained_beside_ours(evaluated: dict[str, Any], storage: Path) -> None:
     feature = preset(cip_net=replace(preset().cip_net, head="feature"))
-    result = run_cip_net_training(CipNetJobConfig(preset=feature, storage=str(storage)))
-    ours = only_cip_net(storage, "simplex")["metrics"]["held_out_error_to_mean"]
-    assert ours < result["held_out_error_to_mean"]
-    by_points = preset(metric=MetricNetConfig())
-    ensure = replace(CipNetJobConfig(preset=by_points, storage=str(storage)), num_workers=1)
-    other = run_cip_net_training(ensure)
-    config = EvaluateConfig(
-        preset=preset(), storage=str(storage), num_actors=2, otad_nn=True, cip_net_directory=other["cip_net"]
-    )
-    again = run_evaluation(config)
-    assert again["accuracy_otad_theory"] == evaluated["accuracy_otad_theory"]
-    assert again["defenses"]["otad_nn"] != evaluated["defenses"]["otad_nn"]
-    assert again["accuracy_otad_nn"] > 0.6
+    _, theirs = cip_net_metrics(feature, storage)
+    ours = only_cip_net(storage, "simplex")
+    assert ours["metrics"]["held_out_error_to_mean"] < theirs["metrics"]["held_out_error_to_mean"]
+    # The same labels, held out alike.
+    assert ours["labels_directory"] == theirs["labels_directory"]
+
+
+def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
+    evaluated: dict[str, Any], storage: Path
+) -> None:
+    """Table VI: labels from neighbors by the points, used with neighbors by the metric net."""
+    directory, manifest = cip_net_metrics(preset(metric=MetricNetConfig()), storage)
+    assert manifest["labels_directory"] != only_cip_net(storage, "simplex")["labels_directory"]
+    workspace = Workspace(JobConfig(preset=preset(), storage=str(storage)))
+    saved = save_otad_nn(workspace, "torch", cip_net=str(directory))
+    assert str(saved) != evaluated["defenses"]["otad_nn"]
+    test = load_all(open_split(workspace.definition, "test"))
+    with torch.no_grad():
+        predicted = load_defense(saved)(test.x).argmax(1)
+    assert float((predicted == test.y).double().mean()) > 0.6
+    other = Workspace(JobConfig(preset=preset(training=replace(preset().training, epochs=1)), storage=str(storage)))
+    with pytest.raises(InputError, match="was trained on features of backbone"):
+        save_otad_nn(other, "torch", cip_net=str(directory))
+    with pytest.raises(InputError, match="is no CIP-net checkpoint"):
+        save_otad_nn(workspace, "torch", cip_net=str(storage))
 
 
 def only_cip_net(storage: Path, head: str) -> dict[str, Any]:
+    """That of the unchanged preset, but for the head."""
+    memory = ensure_memory(Workspace(JobConfig(preset=preset(), storage=str(storage), build=False)))
     manifests = [json.loads(path.read_text()) for path in storage.glob("digits_vit/cip_net/*/manifest.json")]
-    (found,) = [item for item in manifests if item["identity"]["cip_net"]["head"] == head]
+    (found,) = [
+        item
+        for item in manifests
+        if item["identity"]["cip_net"]["head"] == head
+        and item["memory"] == memory.fingerprint
+        and item["identity"]["training"]["seed"] == 0
+    ]
     return found
 
 
@@ -169,32 +195,29 @@ def robust() -> Preset:
 def test_certificates_through_a_lipschitz_metric_net_hold_against_attacks_on_it(
     evaluated: dict[str, Any], storage: Path, robust: Preset
 ) -> None:
-    config = EvaluateConfig(preset=robust, storage=str(storage), num_actors=2, otad_nn=True)
-    defenses = run_evaluation(config)["defenses"]
+    workspace = Workspace(JobConfig(preset=robust, storage=str(storage)))
+    defenses = [save_memory_defenses(workspace, "torch")["otad_theory"], save_otad_nn(workspace, "torch")]
     samples = load_all(open_split(robust.definition, "test"))
-    x, y = samples.x[:25], samples.y[:25]
-    for name in ("otad_theory", "otad_nn"):
-        defense = load_defense(defenses[name])
+    x, y = samples.x[:30], samples.y[:30]
+    attacks = (MetricPGD(steps=40, restarts=1), find_attack("neighbor_aware"), find_attack("noise"))
+    for directory in defenses:
+        defense = load_defense(directory)
         radius, method = certified_radius(defense, x)
         with torch.no_grad():
             predicted = defense(x).argmax(1)
-        assert sum(radius > 0) > 8
+        assert sum(radius > 0) >= 6
         assert set(method) <= {"hull", "constant_neighborhood", ""}
-        for attack in (find_attack("dml_pgd"), find_attack("neighbor_aware"), find_attack("noise")):
+        for attack in attacks:
             for row in (radius > 0).nonzero().flatten().tolist():
-                found = attack(
-                    defense,
-                    x[row : row + 1],
-                    predicted[row : row + 1],
-                    Budget(eps=0.999 * float(radius[row]), bounds=(0, 1)),
-                    Streams.of(0, [row]),
-                )
+                budget = Budget(eps=0.999 * float(radius[row]), bounds=(0, 1))
+                rows = slice(row, row + 1)
+                found = attack(defense, x[rows], predicted[rows], budget, Streams.of(0, [row]))
                 with torch.no_grad():
                     assert defense(found.x_adv).argmax(1) == predicted[row]
     # Beyond the radius the same attacks break some: they are attacks.
-    far = find_attack("dml_pgd")(defense, x, y, Budget(eps=3.0, bounds=(0, 1)), Streams.of(0, range(25)))
+    far = find_attack("dml_pgd")(defense, x, y, Budget(eps=3.0, bounds=(0, 1)), Streams.of(0, range(30)))
     with torch.no_grad():
-        assert (defense(far.x_adv).argmax(1) != predicted).sum() > 5
+        assert (defense(far.x_adv).argmax(1) != predicted).sum() >= 10
 
 
 def test_an_ordinary_metric_net_gets_no_certificate(evaluated: dict[str, Any]) -> None:
@@ -205,8 +228,7 @@ def test_an_ordinary_metric_net_gets_no_certificate(evaluated: dict[str, Any]) -
 
 def test_labels_of_something_else_are_refused(evaluated: dict[str, Any], storage: Path, tmp_path: Path) -> None:
     """Other memory and backbone, other K, other regularity; and what is no directory of labels."""
-    labels = str(only(storage, "labels")[0]) if len(list((storage / "digits_vit" / "labels").iterdir())) == 1 else None
-    labels = labels or str(own_labels(storage))
+    labels = only_cip_net(storage, "simplex")["labels_directory"]
     cases = [
         (preset(integration=replace(preset().integration, neighbors=4)), labels, "were made with neighbors 5, .* 4"),
         (
@@ -229,30 +251,13 @@ def test_labels_of_something_else_are_refused(evaluated: dict[str, Any], storage
     ]
     for asked, directory, message in cases:
         with pytest.raises(InputError, match=message):
-            run_cip_net_training(CipNetJobConfig(preset=asked, storage=str(storage), labels=directory))
-
-
-def own_labels(storage: Path) -> Path:
-    """The labels of the unchanged preset."""
-    _, cip_net = only_made_by(storage, preset())
-    return Path(cip_net["labels_directory"])
-
-
-def only_made_by(storage: Path, asked: Preset) -> tuple[Path, dict[str, Any]]:
-    memory = ensure_memory(Workspace(JobConfig(preset=asked, storage=str(storage), build=False)))
-    for path in storage.glob("digits_vit/cip_net/*/manifest.json"):
-        manifest = json.loads(path.read_text())
-        if manifest["memory"] == memory.fingerprint:
-            return path.parent, manifest
-    raise AssertionError("no CIP-net of this memory")
+            cip_net_metrics(asked, storage, labels=directory)
 
 
 def test_failed_label_rows_are_skipped_and_counted(evaluated: dict[str, Any], storage: Path, tmp_path: Path) -> None:
     """Labels in which a solver failed on some rows."""
-    result = run_label_job(
-        LabelJobConfig(preset=preset(), storage=str(storage), num_actors=2, labels=str(tmp_path / "l"))
-    )
-    directory = Path(result["labels"])
+    directory = tmp_path / "labels"
+    shutil.copytree(only_cip_net(storage, "simplex")["labels_directory"], directory)
     path = sorted(directory.glob("shard-*"))[0]
     table = pq.read_table(path, partitioning=None)
     statuses = table["status"].to_pylist()
@@ -265,14 +270,10 @@ def test_failed_label_rows_are_skipped_and_counted(evaluated: dict[str, Any], st
     for status, count in (("solved", -3), ("failed", 1), ("infeasible", 2)):
         counts[status] = counts.get(status, 0) + count
     (directory / "manifest.json").write_text(json.dumps(manifest))
-    config = CipNetJobConfig(
-        preset=preset(cip_net_training=replace(preset().cip_net_training, epochs=1, seed=3)),
-        storage=str(storage),
-        labels=str(directory),
-    )
-    trained = run_cip_net_training(config)
-    assert trained["rows"] == ROWS - 3
-    told = json.loads((Path(trained["cip_net"]) / "manifest.json").read_text())
+    # Another seed, since the labels' identity is the same.
+    asked = preset(cip_net_training=replace(preset().cip_net_training, epochs=1, seed=3))
+    _, told = cip_net_metrics(asked, storage, labels=str(directory))
+    assert told["rows"] == ROWS - 3
     assert told["skipped"] == {"failed": 1, "infeasible": 2}
 
 
@@ -285,6 +286,10 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None
         (digits, "has no metric net .* give one with --metric.architecture"),
         (preset(metric=MetricNetConfig(architecture="resnet18")), r"resnet18.*\(1, 8, 8\)"),
         (replace(PRESETS["wine_quality_red"], metric=MetricNetConfig(architecture="cnn")), "is a regression"),
+        (
+            replace(PRESETS["cifar10_vit"], metric=MetricNetConfig(architecture="resnet18", weights="nowhere.pth")),
+            r"metric.weights is /.*/nowhere\.pth, which is no file",
+        ),
     ]:
         with pytest.raises(InputError, match=message):
             run_metric_training(job(asked))
@@ -300,7 +305,7 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None
 
 def test_an_interrupted_training_of_a_cip_net_goes_on(evaluated: dict[str, Any], storage: Path, tmp_path: Path) -> None:
     """What a killed job left is what the next one goes on from."""
-    _, manifest = only_made_by(storage, preset())
+    manifest = only_cip_net(storage, "simplex")
     memory = ensure_memory(Workspace(JobConfig(preset=preset(), storage=str(storage), build=False)))
     task = CipNetTask(
         num_rows=ROWS,
@@ -339,7 +344,7 @@ def test_ray_train_learns_what_the_plain_loop_learns(evaluated: dict[str, Any], 
     cip_net = run_cip_net_training(
         CipNetJobConfig(preset=preset(), storage=str(storage / ".." / "again"), num_workers=2)
     )
-    _, expected = only_made_by(storage, preset())
+    expected = only_cip_net(storage, "simplex")
     assert cip_net["held_out_error_to_mean"] == pytest.approx(expected["metrics"]["held_out_error_to_mean"], rel=0.2)
 
 

@@ -12,11 +12,18 @@ import pytest
 import torch
 
 from otad_ray.artifacts import read_manifest
-from otad_ray.defenses import OTAD, Defense, Undefended, load_defense
+from otad_ray.defenses import OTAD, OTADNN, Defense, Undefended, load_defense
 from otad_ray.distributed.models import LogModelConfig
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory
-from otad_ray.models import BackboneConfig, build_backbone
+from otad_ray.models import (
+    BackboneConfig,
+    CipNetOptions,
+    MetricNetConfig,
+    build_backbone,
+    build_cip_net,
+    build_metric_net,
+)
 from otad_ray.presets import PRESETS
 from otad_ray.tracking import LoggedModel, RunRecord, StoreError, default_tracking_uri, log_defense, store
 
@@ -94,6 +101,26 @@ def test_it_loads_elsewhere_without_pickle_and_gives_the_same_logits(
     np.testing.assert_array_equal(np.load(tmp_path / "logits.npy"), expected.numpy())
 
 
+def test_a_defense_of_several_networks_is_logged_whole(root: Path) -> None:
+    """OTAD-T-NN: backbone, metric net and CIP-net."""
+    torch.manual_seed(0)
+    net = build_backbone(BackboneConfig(num_blocks=1), shape=(64,), num_outputs=CLASSES).eval()
+    metric = build_metric_net(MetricNetConfig(architecture="cnn", width=8, num_keys=4), shape=(1, 8, 8)).eval()
+    x = torch.rand(30, 1, 8, 8)
+    with torch.no_grad():
+        points, keys = net.embed(x), metric(x)
+        features = net.features(points)
+    labels, ids = torch.zeros(30, dtype=torch.int64), torch.arange(30)
+    memory = NeighborMemory.build(root / "m" / "keyed", [keys], [points], [features], [labels], [ids])
+    options = CipNetOptions(width=8, num_blocks=1, num_heads=2)
+    cip_net = build_cip_net(options, neighbors=5, coordinates=64, dimension=64).eval()
+    defense = OTADNN(net, memory, cip_net, IntegrationConfig(neighbors=5), metric)
+    defense.save(root / "m" / "defenses" / "otad_nn")
+    logged = log(root, "otad_nn")
+    loaded = load_defense(files(root, logged) / "artifacts" / "defense")
+    torch.testing.assert_close(loaded(x[:4]), defense(x[:4]))
+
+
 def test_what_it_holds(defense: Defense, root: Path) -> None:
     logged = log(root, "otad")
     directory = files(root, logged)
@@ -146,5 +173,5 @@ def test_it_is_logged_and_registered_once(
 
 
 def test_bad_input() -> None:
-    with pytest.raises(InputError, match="unknown defense 'otat'; known: otad, otad_released, knn, net"):
+    with pytest.raises(InputError, match="unknown defense 'otat'; known: otad, otad_released, otad_nn, knn, net"):
         LogModelConfig(preset=PRESETS["digits"], defense="otat")

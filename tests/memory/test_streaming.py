@@ -1,0 +1,18 @@
+"""A memory is streamed: what its builder holds does not grow with the rows."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from otad_ray.benchmarks import StreamedRows, peak_private_bytes
+
+ROWS = StreamedRows(count=256, num_patches=16, num_coordinates=16, width=128, num_keys=32, batch_rows=256)
+MIB = 2**20
+
+
+def test_private_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
+    many = replace(ROWS, count=64 * ROWS.count)
+    few_peak, many_peak = (peak_private_bytes(rows.build, tmp_path / f"memory_{rows.count}") for rows in (ROWS, many))
+    written = many.count * 4 * many.dimension
+    assert written > 128 * MIB
+    assert (tmp_path / f"memory_{many.count}" / "features.npy").stat().st_size > written
+    assert many_peak - few_peak < written / 4
