@@ -2,6 +2,7 @@
 
 python jobs/benchmark.py                      # mnist
 python jobs/benchmark.py digits --parts search labels
+python jobs/benchmark.py cifar10_vit --parts transformer
 """
 
 from otad_ray.distributed.benchmark import BenchmarkConfig, run_benchmark

@@ -2,6 +2,7 @@
 
 python jobs/evaluate.py                       # digits
 python jobs/evaluate.py mnist --regularity.smoothness 3
+python jobs/evaluate.py digits_vit --otad-nn  # OTAD-T, and OTAD-T-NN beside it
 """
 
 from otad_ray.distributed.cli import main

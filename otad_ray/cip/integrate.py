@@ -19,8 +19,8 @@ from otad_ray.cip.status import Status, check_interruptions
 # stop when the value is right to about 1e-8, which leaves the weights, and so the gap, right to about 1e-4.
 _DUAL_TOLERANCE = 1e-9
 _CONIC_TOLERANCE = 1e-3
-# Bytes of float64 features held at a time.
-_BLOCK_BYTES = 2 << 20
+# Bytes of float64 features held at a time: on a processor few enough for its second-level cache.
+_BLOCK_BYTES, _BLOCK_BYTES_ELSEWHERE = 2 << 20, 256 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,7 @@ def integrate(
         def solve(program: CipProgram) -> _ProgramSolution:
             return _solve_rows(program, _centers(query, points, features, program.displacement, isometry), solve_row)
 
-    # As exact as all inner products here.
-    nearby = None if isometry is None else isometry.project(features.double())
+    nearby = None if isometry is None else _projected(features, isometry)
     blocks = gram_blocks(query, points, features, features_in_point_space=nearby)
     solution, displacement = _integrate_blocks(blocks, regularity, cross_term, potentials, solve)
     feature = combine_centers(solution.weights, query, points, features, displacement, isometry)
@@ -231,9 +230,9 @@ def combine_centers(
     """`sum_i s_i w_i` (B, D) of weights s (B, K) on the simplex, `w_i = z_i + a (x - x_i)` with a = displacement.
 
     query, points, features and isometry as in `integrate`. Summed in float64: large common parts would cost the
-    differences their digits. A few samples at a time: copies of all of them would leave the processor's cache.
+    differences their digits. A few samples at a time.
     """
-    block = max(1, _BLOCK_BYTES // (8 * features.shape[1] * features.shape[2]))
+    block = _block_rows(features)
     tensors = (weights.unsqueeze(1), query.unsqueeze(1), points, features)
     parts = []
     for share, rows, near, targets in zip(*(tensor.split(block) for tensor in tensors), strict=True):
@@ -243,6 +242,17 @@ def combine_centers(
             feature = feature + displacement * (step if isometry is None else isometry.lift(step))
         parts.append(feature.squeeze(1).to(features.dtype))
     return torch.cat(parts)
+
+
+def _projected(features: Tensor, isometry: Isometry) -> Tensor:
+    """Features (B, K, D) in the space of the points (B, K, d), float64: as exact as all inner products here."""
+    return torch.cat([isometry.project(block.double()) for block in features.split(_block_rows(features))])
+
+
+def _block_rows(features: Tensor) -> int:
+    """Samples of features (B, K, D) that are converted at a time."""
+    size = _BLOCK_BYTES if features.device.type == "cpu" else _BLOCK_BYTES_ELSEWHERE
+    return max(1, size // (8 * features.shape[1] * features.shape[2]))
 
 
 def _refuse_gradient(solver: str, *tensors: Tensor | None) -> None:

@@ -135,7 +135,10 @@ def check_backbone(memory: NeighborMemory, backbone: Backbone) -> None:
 
 
 def check_metric(memory: NeighborMemory, metric: MetricNet | None) -> None:
-    """InputError unless the memory's keys are this metric net's; without one, unless they are its points."""
+    """InputError unless the memory's keys are this metric net's; without one, unless they are its points.
+
+    By what the memory recorded, else by the dimension of its keys.
+    """
     has_keys = memory.keys is not memory.points
     num_keys = memory.keys.shape[1]
     if metric is None:

@@ -12,6 +12,20 @@ from otad_ray.models import Backbone, CipNet, MetricNet, save_cip_net
 from otad_ray.stages import stage
 
 
+def check_problem(cip_net: CipNet, config: IntegrationConfig) -> None:
+    """InputError for a CIP-net of another number of neighbors, or one that learned another problem's solutions."""
+    if cip_net.config.num_neighbors != config.neighbors:
+        raise InputError(
+            f"this CIP-net takes {cip_net.config.num_neighbors} neighbors, got neighbors={config.neighbors}; train one "
+            "with: python jobs/train_cip_net.py"
+        )
+    if cip_net.config.problem not in (None, config.problem):
+        raise InputError(
+            f"this CIP-net learned the solutions of {cip_net.config.problem}, asked for are those of {config.problem}; "
+            "train one with: python jobs/train_cip_net.py"
+        )
+
+
 class OTADNN(MemoryDefense):
     """Logits of the feature that CIP-net approximates from the K nearest training points.
 
@@ -41,6 +55,7 @@ class OTADNN(MemoryDefense):
                 f"this CIP-net was trained on features of backbone {known[:12]}, this one is "
                 f"{backbone.fingerprint()[:12]}; train one with: python jobs/train_cip_net.py"
             )
+        check_problem(cip_net, self.config)
         memory.check_neighbors(self.config.neighbors, leave_one_out=False)
         self.cip_net = cip_net
 

@@ -89,7 +89,7 @@ def check_neighbors(workspace: Workspace) -> None:
 def check_rows(workspace: Workspace) -> None:
     """InputError for rows that cannot be trained on or held out."""
     workspace.rows(workspace.preset.training.rows).check()
-    workspace.rows(_held_out(workspace)).check()
+    workspace.rows(held_out_split(workspace)).check()
 
 
 def _backbone(workspace: Workspace) -> TrainedNetwork:
@@ -121,14 +121,15 @@ def _resolved(workspace: Workspace) -> Any:
     return backbone_config(workspace.preset.backbone, shape=definition.shape, num_outputs=definition.num_outputs)
 
 
-def _held_out(workspace: Workspace) -> Split:
+def held_out_split(workspace: Workspace) -> Split:
+    """The rows that a finished network is measured on."""
     return "validation" if workspace.preset.training.rows == "fit" else "test"
 
 
 def _measure(workspace: Workspace, backbone: nn.Module) -> dict[str, float]:
     """What a finished backbone does on rows it was not trained on, and whether it is a transport map."""
     assert isinstance(backbone, Backbone)
-    split = _held_out(workspace)
+    split = held_out_split(workspace)
     held_out = load_all(workspace.rows(split))
     name, value = held_out_metric(backbone, held_out.x, held_out.y)
     logger.info("%s %s %.4f", split, name, value)

@@ -1,7 +1,7 @@
 """A preset's CIP-net: where it lies, its labels, and how a missing one is trained."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,6 +72,7 @@ class CipNetTask(TrainingTask):
             coordinates=memory.points.shape[1],
             dimension=memory.features.shape[1],
             backbone=self.backbone,
+            problem=self.preset.integration.problem,
         )
 
     def tables(self) -> Iterator[pa.Table]:
@@ -134,26 +135,26 @@ def ensure_cip_net(
     labels: a directory of labels in place of the preset's own; InputError where they were made with another backbone,
     memory, number of neighbors or regularity.
     """
+    given = None if labels is None else open_labels(Path(labels).absolute())
+    if given is not None:
+        # Before anything is trained for them.
+        _check_labels(workspace, given, to_jsonable(workspace.preset.integration))
     memory = ensure_memory(workspace, search=search)
-    directory = ensure_labels(workspace, memory, search=search) if labels is None else Path(labels).absolute()
-    labeled = open_labels(directory)
-    check_labels(workspace, memory, labeled)
+    labeled = open_labels(ensure_labels(workspace, memory, search=search)) if given is None else given
+    _check_labels(workspace, labeled, {"memory": memory.fingerprint}, _backbones(labeled, memory))
     found = ensure_network(workspace, _cip_net(workspace, memory, labeled), trainer)
     return found, load_cip_net(found)
 
 
-def check_labels(workspace: Workspace, memory: NeighborMemory, labels: ShardedDirectory) -> None:
-    """InputError unless labels are complete and of this memory and integration."""
+def _check_labels(workspace: Workspace, labels: ShardedDirectory, asked: Mapping[str, Any], why: str = "") -> None:
+    """InputError unless labels are complete, and made with what is asked for."""
     directory, made = labels.directory, labels.manifest["identity"]
-    asked = {"memory": memory.fingerprint, **to_jsonable(workspace.preset.integration)}
     for name in LABEL_IDENTITY:
-        if made[name] == asked[name]:
-            continue
-        raise InputError(
-            f"the labels in {directory} were made with {name} {made[name]}, this CIP-net is for {asked[name]}"
-            f"{_backbones(labels, memory) if name == 'memory' else ''}; make them with: python jobs/label_qcp.py "
-            f"{workspace.preset.name} (and the same options)"
-        )
+        if name in asked and made[name] != asked[name]:
+            raise InputError(
+                f"the labels in {directory} were made with {name} {made[name]}, this CIP-net is for {asked[name]}{why};"
+                f" make them with: python jobs/label_qcp.py {workspace.preset.name} (and the same options)"
+            )
     if not labels.manifest["complete"]:
         raise InputError(f"the labels in {directory} are not complete; run the label job that makes them again")
 
@@ -184,7 +185,7 @@ def _cip_net(workspace: Workspace, memory: NeighborMemory, labels: ShardedDirect
         job="train_cip_net",
         identity={
             "labels": labels.manifest["identity"],
-            "cip_net": to_jsonable(preset.cip_net),
+            "cip_net": to_jsonable(task.new_network().config),
             "training": to_jsonable(preset.cip_net_training),
         },
         check=partial(_check_solved, labels, task, skipped),
@@ -210,8 +211,9 @@ def _skipped(labels: ShardedDirectory) -> dict[str, int]:
 def _check_solved(labels: ShardedDirectory, task: CipNetTask, skipped: dict[str, int]) -> None:
     if skipped:
         logger.warning("%s: labels without a solution are skipped: %s", labels.directory, skipped)
-    if task.num_rows < 2:
-        raise InputError(f"{labels.directory} holds {task.num_rows} solved labels of {labels.manifest['rows']}")
+    # As the worker will split them.
+    places = torch.arange(task.num_rows)
+    split_solved(SolvedRows(places, places, places), task.preset.cip_net_training)
 
 
 def _measure(task: CipNetTask, memory: NeighborMemory, net: nn.Module) -> dict[str, float]:

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from otad_ray.artifacts import file_sha256
 from otad_ray.cip import CrossTerm
 from otad_ray.defenses import KNN, OTAD, OTADNN, Defense, MemoryDefense, Undefended, load_defense
+from otad_ray.defenses.otad_nn import check_problem
 from otad_ray.distributed.backbones import ensure_backbone
 from otad_ray.distributed.cip_nets import ensure_cip_net
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.metric_nets import ensure_metric
 from otad_ray.distributed.workspace import Workspace
 from otad_ray.errors import InputError
-from otad_ray.models import MetricNet, load_cip_net
+from otad_ray.models import CipNet, MetricNet, load_cip_net
 
 # OTAD-T-NN, whose CIP-net is trained, and labeled for, only where it is asked for.
 OTAD_NN = "otad_nn"
@@ -29,7 +30,7 @@ OTAD_NN = "otad_nn"
 NAMES = ("otad", "otad_released", OTAD_NN, "knn", "net", "plain_otad", "plain_net")
 NET = "net"
 _PLAIN = "plain_"
-_PLAIN_ARCHITECTURE = "fc_plain"
+_RESIDUAL_ARCHITECTURE, _PLAIN_ARCHITECTURE = "fc_resnet", "fc_plain"
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ def find_defenses(
         if name not in NAMES:
             # One that cannot be built is said before anything is trained for it.
             build_module(_absolute(name))
+    if OTAD_NN in names and cip_net is not None:
+        open_cip_net(workspace, cip_net)
+    if any(name.startswith(_PLAIN) for name in names):
+        _check_plain(workspace)
     known = _known(workspace, search)
     if OTAD_NN in names:
         path = save_otad_nn(workspace, search, cip_net=cip_net)
@@ -205,11 +210,20 @@ def plain_workspace(workspace: Workspace) -> Workspace:
     return workspace.of(replace(preset, backbone=replace(preset.backbone, architecture=_PLAIN_ARCHITECTURE)))
 
 
+def _check_plain(workspace: Workspace) -> None:
+    architecture = workspace.preset.backbone.architecture
+    if architecture != _RESIDUAL_ARCHITECTURE:
+        raise InputError(
+            f"{_PLAIN}... is the net without residual connections, of {_RESIDUAL_ARCHITECTURE} only; the backbone is "
+            f"{architecture!r}"
+        )
+
+
 def save_memory_defenses(workspace: Workspace, search: str) -> Mapping[str, Path]:
     """Directories of the saved KNN, and of OTAD by cross term: the preset's first, then the other."""
     memory = ensure_memory(workspace, search=search)
     _, backbone = ensure_backbone(workspace)
-    metric = find_metric(workspace)
+    metric = _metric(workspace)
     integration = workspace.preset.integration
     terms: list[CrossTerm] = sorted(get_args(CrossTerm), key=lambda term: term != integration.cross_term)
     defenses: dict[str, MemoryDefense] = {
@@ -219,23 +233,38 @@ def save_memory_defenses(workspace: Workspace, search: str) -> Mapping[str, Path
     return {name: _save_memory_defense(workspace, defense) for name, defense in defenses.items()}
 
 
-def find_metric(workspace: Workspace) -> MetricNet | None:
-    """The preset's metric net, trained if need be; None for a preset without."""
+def _metric(workspace: Workspace) -> MetricNet | None:
+    """The metric net of the preset, trained if need be; None for a preset without."""
     found = ensure_metric(workspace)
     return found and found[1]
 
 
 def save_otad_nn(workspace: Workspace, search: str, *, cip_net: str | None = None) -> Path:
     """Directory of the saved OTAD-T-NN, with the preset's CIP-net or that in the directory `cip_net`."""
+    net = ensure_cip_net(workspace, search=search)[1] if cip_net is None else open_cip_net(workspace, cip_net)
     memory = ensure_memory(workspace, search=search)
     _, backbone = ensure_backbone(workspace)
-    net = ensure_cip_net(workspace, search=search)[1] if cip_net is None else load_cip_net(Path(cip_net))
-    defense = OTADNN(backbone, memory, net, workspace.preset.integration, find_metric(workspace))
+    defense = OTADNN(backbone, memory, net, workspace.preset.integration, _metric(workspace))
     return _save_memory_defense(workspace, defense)
+
+
+def open_cip_net(workspace: Workspace, directory: str) -> CipNet:
+    """The CIP-net in a directory; InputError where there is none, or one of another problem than the preset's."""
+    net = load_cip_net(Path(directory))
+    check_problem(net, workspace.preset.integration)
+    return net
+
+
+def check_cip_net_directory(directory: str | None, *, asked: bool, option: str) -> None:
+    """InputError for a CIP-net that nobody would use."""
+    if directory is not None and not asked:
+        raise InputError(f"cip_net_directory is {directory}, but OTAD-T-NN is not asked for; add {option}")
 
 
 def _save_memory_defense(workspace: Workspace, defense: MemoryDefense) -> Path:
     inputs = {"backbone": defense.backbone.fingerprint(), "memory": defense.memory.fingerprint}
+    if defense.metric is not None:
+        inputs["metric"] = defense.metric.fingerprint()
     if isinstance(defense, OTADNN):
         inputs["cip_net"] = defense.cip_net.fingerprint()
     return _save(workspace, defense, {**inputs, **defense.settings()})

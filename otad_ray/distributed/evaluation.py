@@ -15,7 +15,13 @@ from otad_ray.data import DataFolders, Split, open_split
 from otad_ray.defenses import KNN, OTAD, load_defense
 from otad_ray.distributed.backbones import ensure_backbone
 from otad_ray.distributed.capacity import check_num_actors
-from otad_ray.distributed.defenses import OTAD_NN, save_memory_defenses, save_otad_nn
+from otad_ray.distributed.defenses import (
+    OTAD_NN,
+    check_cip_net_directory,
+    open_cip_net,
+    save_memory_defenses,
+    save_otad_nn,
+)
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.sharded_run import Compute, run_unfinished
@@ -46,6 +52,10 @@ class EvaluateConfig(ActorJobConfig):
     split: Split = "test"
     otad_nn: bool = False
     cip_net_directory: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_cip_net_directory(self.cip_net_directory, asked=self.otad_nn, option="--otad-nn")
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,8 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     workspace = Workspace(config)
     rows = workspace.rows(config.split)
     rows.check()
+    if config.cip_net_directory is not None:
+        open_cip_net(workspace, config.cip_net_directory)
     memory = ensure_memory(workspace, search=config.search)
     _, backbone = ensure_backbone(workspace)
     saved = save_memory_defenses(workspace, config.search)

@@ -15,7 +15,7 @@ from otad_ray.defenses.base import check_backbone, check_metric
 from otad_ray.distributed.backbones import find_backbone
 from otad_ray.distributed.capacity import check_num_actors
 from otad_ray.distributed.memories import ensure_memory
-from otad_ray.distributed.metric_nets import ensure_metric
+from otad_ray.distributed.metric_nets import find_metric
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.shard_seconds import stage_seconds
 from otad_ray.distributed.sharded_run import Compute, RunSummary, run_unfinished
@@ -119,7 +119,8 @@ def ensure_labels(workspace: Workspace, memory: NeighborMemory, *, search: str =
     directory = workspace.directory("labels", identity)
     if not (directory.is_dir() and open_labels(directory).manifest["complete"]):
         workspace.refuse_to_build("labels", directory, "label_qcp")
-        run_label_job(LabelJobConfig(**workspace.job_options, search=search))
+        options = workspace.options_for("address", "num_actors", "capacity_wait", "mosek_tokens")
+        run_label_job(LabelJobConfig(**options, search=search))
     return directory
 
 
@@ -134,8 +135,7 @@ def _open_memory(workspace: Workspace, config: LabelJobConfig) -> NeighborMemory
     memory = NeighborMemory.load(config.memory, search=config.search)
     memory.check_neighbors(config.preset.integration.neighbors, leave_one_out=True)
     check_backbone(memory, find_backbone(workspace))
-    metric = ensure_metric(workspace)
-    check_metric(memory, metric and metric[1])
+    check_metric(memory, find_metric(workspace))
     return memory
 
 

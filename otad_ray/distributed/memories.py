@@ -1,10 +1,10 @@
 """A preset's neighbor memory: where it lies, and how a missing one is made."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from itertools import tee
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,15 +54,12 @@ def _build_memory(
 ) -> None:
     rows.check()
     logger.info("building the memory of %d rows in %s", len(rows), directory)
-    # Consumed in lockstep, so each branch holds at most one batch.
-    keys, points, features, labels, ids = map(_column, range(5), tee(_embedded(rows, backbone, metric), 5))
+    names = [*_Embedded._fields[1:], *(["keys"] if metric is not None else [])]
+    columns = _columns(_embedded(rows, backbone, metric), names)
     NeighborMemory.build(
         directory,
-        None if metric is None else keys,
-        points,
-        features,
-        labels,
-        ids,
+        columns.pop("keys", None),
+        **columns,
         provenance={
             **provenance,
             "data_set": workspace.preset.data_set,
@@ -71,10 +68,6 @@ def _build_memory(
         },
         point_space=backbone.point_space,
     )
-
-
-def _column(place: int, batches: Iterator[tuple[Tensor, ...]]) -> Iterator[Tensor]:
-    return (batch[place] for batch in batches)
 
 
 def _memory_run(workspace: Workspace, directory: Path, manifest: dict[str, Any]) -> RunRecord:
@@ -92,20 +85,51 @@ def _memory_run(workspace: Workspace, directory: Path, manifest: dict[str, Any])
     )
 
 
+class _Embedded(NamedTuple):
+    """A batch of what a memory is made of."""
+
+    keys: Tensor
+    points: Tensor
+    features: Tensor
+    labels: Tensor
+    ids: Tensor
+
+
+def _columns(batches: Iterator[_Embedded], names: Sequence[str]) -> dict[str, Iterator[Tensor]]:
+    """The fields of batches, each as an iterator; all are to be consumed in lockstep, and then one batch is held.
+
+    `itertools.tee` would hold 57 of them, which it frees together.
+    """
+    waiting: dict[str, deque[Tensor]] = {name: deque() for name in names}
+
+    def column(name: str) -> Iterator[Tensor]:
+        while True:
+            if not waiting[name]:
+                batch = next(batches, None)
+                if batch is None:
+                    return
+                for other, queue in waiting.items():
+                    queue.append(getattr(batch, other))
+                del batch
+            yield waiting[name].popleft()
+
+    return {name: column(name) for name in names}
+
+
 @torch.no_grad()
-def _embedded(
-    rows: Rows, backbone: Backbone, metric: MetricNet | None
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """Keys, points, features, labels and ids; a batch of transformer features is a hundred megabytes."""
+def _embedded(rows: Rows, backbone: Backbone, metric: MetricNet | None) -> Iterator[_Embedded]:
+    """A few rows at a time: a batch of a transformer's features is a hundred megabytes."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone = backbone.to(device)
     metric = metric and metric.to(device)
     for batch in iterate(rows, max(1, min(_BATCH_ROWS, _BATCH_BYTES // (4 * backbone.dimension)))):
         inputs = batch.x.to(device)
         points = backbone.coordinates(inputs)
-        keys = points if metric is None else metric(inputs)
+        # Queries are embedded elsewhere, in float32.
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            keys = points if metric is None else metric(inputs)
         features = backbone.features(backbone.points_of(points))
-        yield keys.cpu(), points.cpu(), features.cpu(), batch.y, batch.ids
+        yield _Embedded(keys.cpu(), points.cpu(), features.cpu(), batch.y, batch.ids)
 
 
 def run_memory_build(config: JobConfig) -> dict[str, Any]:

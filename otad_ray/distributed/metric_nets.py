@@ -6,14 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
 
 from otad_ray.artifacts import file_sha256, to_jsonable
-from otad_ray.data import load_all
-from otad_ray.distributed.backbones import check_neighbors, check_rows
-from otad_ray.distributed.networks import TrainedNetwork, ensure_network, train_job
+from otad_ray.data import Batch, Rows
+from otad_ray.distributed.backbones import check_neighbors, check_rows, held_out_split
+from otad_ray.distributed.networks import TrainedNetwork, ensure_network, network_directory, train_job
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.training import SampleTask, Trainer, train_here
 from otad_ray.distributed.workspace import Workspace
@@ -29,6 +30,10 @@ from otad_ray.models import (
 )
 from otad_ray.presets import Preset
 from otad_ray.training import LoopConfig, train_metric_net
+
+# Training rows that a finished net finds neighbors among, and rows that it finds them for.
+_VOTERS, _VOTES = 10_000, 1000
+_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,19 @@ def ensure_metric(workspace: Workspace, trainer: Trainer = train_here) -> tuple[
     return directory, load_metric_net(directory)
 
 
+def find_metric(workspace: Workspace) -> MetricNet | None:
+    """The preset's trained metric net, None for a preset without; InputError where there is none yet."""
+    if not workspace.preset.has_metric:
+        return None
+    directory = network_directory(workspace, _metric_net(workspace))
+    if not directory.is_dir():
+        raise InputError(
+            f"the metric net of preset {workspace.preset.name!r} is not in {directory}, so no memory can have been "
+            "built with it; leave out --memory, or give the options and the storage that the memory was built with"
+        )
+    return load_metric_net(directory)
+
+
 def check_metric_options(workspace: Workspace) -> None:
     """InputError, before any work, for a metric net that the preset's samples do not fit."""
     preset, definition = workspace.preset, workspace.definition
@@ -69,6 +87,11 @@ def check_metric_options(workspace: Workspace) -> None:
             f"a metric net is trained on classes, {definition.name} is a regression; leave out --metric.architecture"
         )
     metric_net_config(preset.metric, shape=definition.shape)
+    if preset.metric.needs_weights and preset.metric.weights is None:
+        raise InputError(
+            f"metric net {preset.metric.architecture!r} starts from published weights: give their .safetensors file "
+            "with --metric.weights, or take another --metric.architecture"
+        )
     if preset.metric.weights is not None and not Path(preset.metric.weights).is_file():
         raise InputError(f"metric.weights is {preset.metric.weights}, which is no file; give a .safetensors file")
 
@@ -101,13 +124,21 @@ def _digest(preset: Preset) -> str | None:
 
 
 def _measure(workspace: Workspace, net: nn.Module) -> dict[str, float]:
-    """Whether neighbors are of one class: accuracies of a vote among them, test rows against training rows."""
+    """Whether neighbors are of one class: accuracies of a vote among them, held-out rows against training rows."""
     assert isinstance(net, MetricNet)
-    preset = workspace.preset
-    train, test = (load_all(workspace.rows(split)) for split in (preset.training.rows, "test"))
-    metrics = neighbor_accuracy(net, train, test, neighbors=preset.integration.neighbors)
+    preset, split = workspace.preset, held_out_split(workspace)
+    known, asked = (
+        _sample(workspace.rows(part), count) for part, count in ((preset.training.rows, _VOTERS), (split, _VOTES))
+    )
+    accuracies = neighbor_accuracy(net, known, asked, neighbors=preset.integration.neighbors)
+    metrics = {f"{split}_{name}": value for name, value in accuracies.items()}
     bound = net.lipschitz_bound()
     return metrics if bound is None else {**metrics, "lipschitz_bound": bound}
+
+
+def _sample(rows: Rows, count: int) -> Batch:
+    """A seeded sample of so many rows, or all of fewer."""
+    return rows.take(np.sort(np.random.default_rng(_SEED).permutation(len(rows))[:count]))
 
 
 def run_metric_training(config: TrainJobConfig) -> dict[str, Any]:

@@ -19,7 +19,13 @@ from otad_ray.cip import check_solver, refuse_interruptions
 from otad_ray.data import Batch, DataSet, Split
 from otad_ray.distributed.capacity import check_num_actors
 from otad_ray.distributed.cluster import num_cores
-from otad_ray.distributed.defenses import DefenseSource, check_names, find_defenses
+from otad_ray.distributed.defenses import (
+    OTAD_NN,
+    DefenseSource,
+    check_cip_net_directory,
+    check_names,
+    find_defenses,
+)
 from otad_ray.distributed.evaluation import check_split
 from otad_ray.distributed.options import ActorJobConfig
 from otad_ray.distributed.shard_seconds import stage_seconds
@@ -102,6 +108,8 @@ class SweepConfig(ActorJobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_names(self.defense)
+        asked = OTAD_NN in self.defense
+        check_cip_net_directory(self.cip_net_directory, asked=asked, option=f"--defense {OTAD_NN}")
         for name in (*(self.attacks or ()), *(self.costly_attacks or ())):
             find_attack(name)
         for eps in self.eps or ():

@@ -22,6 +22,7 @@ from otad_ray.distributed.capacity import capacity_wait, wait_for_room
 from otad_ray.distributed.cluster import WorkerResources, quiet_ray_data, ray_session, worker_resources
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.workspace import Workspace
+from otad_ray.errors import InputError
 from otad_ray.presets import Preset
 from otad_ray.training import EpochMetrics, LoopConfig, TrainingStore
 
@@ -168,9 +169,9 @@ def train_on_ray(task: TrainingTask, *, config: TrainJobConfig) -> None:
         resources = worker_resources(config.num_workers, use_gpu=config.use_gpu)
         logger.info("%d workers with %s each", config.num_workers, resources)
         trainer = _trainer(task, config.num_workers, resources)
-        diverged = trainer.fit().return_value  # type: ignore[attr-defined]
-    if diverged is not None:
-        raise FloatingPointError(diverged)
+        refused = trainer.fit().return_value  # type: ignore[attr-defined]
+    if refused is not None:
+        raise refused
 
 
 # The ignored types are those of Ray Train's first version, which its second replaces where the module is run.
@@ -198,8 +199,8 @@ def _trainer(task: TrainingTask, num_workers: int, resources: WorkerResources) -
     )
 
 
-def _train_worker(arguments: dict[str, Any]) -> str | None:
-    """One worker; what a diverging training said. Raising it would only have it tried again."""
+def _train_worker(arguments: dict[str, Any]) -> Exception | None:
+    """One worker; what a training that cannot succeed said. Raising it would only have it tried again."""
     task: TrainingTask = arguments["task"]
     logging.basicConfig(format="%(message)s")
     logging.getLogger("otad_ray").setLevel(logging.INFO)
@@ -208,8 +209,8 @@ def _train_worker(arguments: dict[str, Any]) -> str | None:
     tables = ray.train.get_dataset_shard(_ROWS).iter_batches(batch_size=None, batch_format="pyarrow")
     try:
         task.train(tables, ray.train.torch.get_device())
-    except FloatingPointError as error:
-        return str(error)
+    except (FloatingPointError, InputError) as error:
+        return type(error)(*error.args)
     return None
 
 

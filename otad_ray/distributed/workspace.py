@@ -32,10 +32,10 @@ class Workspace:
         """A variant of the preset in the same root."""
         return Workspace(replace(self._config, preset=preset))
 
-    @property
-    def job_options(self) -> dict[str, Any]:
-        """The options that every job takes, for another job of the same preset."""
-        return {item.name: getattr(self._config, item.name) for item in fields(JobConfig)}
+    def options_for(self, *names: str) -> dict[str, Any]:
+        """For another job of the preset: what every job is told, and the options of those names that this job has."""
+        shared = (*(item.name for item in fields(JobConfig)), *names)
+        return {name: getattr(self._config, name) for name in shared if hasattr(self._config, name)}
 
     @property
     def definition(self) -> DataSet:

@@ -32,6 +32,11 @@ class IntegrationConfig:
     solver: str = "dual"
     cross_term: CrossTerm = "theory"
 
+    @property
+    def problem(self) -> str:
+        """What is solved, by whichever solver and for however many neighbors, for people and for comparison."""
+        return f"cross_term {self.cross_term}, {self.regularity}"
+
     def __post_init__(self) -> None:
         if self.neighbors < 1:
             raise InputError(f"need neighbors >= 1, got {self.neighbors}")

@@ -26,6 +26,7 @@ class CipNetConfig:
     num_neighbors: K. num_coordinates: d of query and points. dimension: D of features.
     width: of a token. hidden: of the blocks' MLPs. head: as in `CipNetOptions`.
     backbone: fingerprint of the backbone whose points and features it knows; None for any.
+    problem: what it gives solutions of, as `IntegrationConfig.problem` says it; None for any.
     """
 
     num_neighbors: int
@@ -38,6 +39,7 @@ class CipNetConfig:
     dropout: float
     head: CipNetHead
     backbone: str | None = None
+    problem: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("num_neighbors", "num_coordinates", "dimension", "width", "num_blocks", "num_heads", "hidden"):
@@ -150,7 +152,7 @@ class CipNet(nn.Module):
         with torch.autocast(query.device.type, enabled=False):
             found = self.head(self.norm(tokens.to(dtype)))
             if self.config.head == "simplex":
-                return CipNetOutput(weights=found.double().softmax(1))
+                return CipNetOutput(weights=_on_the_simplex(found.double()))
             return CipNetOutput(feature=features.to(dtype).mean(1) + found * size * self._entry_ratio)
 
     def fingerprint(self) -> str:
@@ -289,6 +291,12 @@ class _Offset(nn.Linear):
 _HEADS = {"simplex": (_RelationTokens, _Scores), "feature": (_CoordinateTokens, _Offset)}
 
 
+def _on_the_simplex(scores: Tensor) -> Tensor:
+    """Weights (B, K) of scores (B, K); uniform where these are not finite, for certificates rest on the simplex."""
+    finite = torch.isfinite(scores).all(1, keepdim=True)
+    return torch.where(finite, scores, 0.0).softmax(1)
+
+
 def _squared_distances(rows: Tensor) -> Tensor:
     """Rows (B, N, E) to (B, N, N)."""
     products = rows @ rows.mT
@@ -307,7 +315,7 @@ class CipNetOptions:
         num_blocks: of the encoder.
         num_heads: of attention.
         hidden: inner width of the blocks' MLPs (default: twice the width; the authors' code takes 512).
-        dropout: in the blocks' MLPs; the authors' code takes 0.1.
+        dropout: in the blocks' MLPs; the authors' code takes 0.1. With it the result depends on the number of workers.
     """
 
     head: CipNetHead = "simplex"
@@ -326,7 +334,13 @@ CIP_NETS: Family[CipNet] = Family("CIP-net", {"cip_net": Architecture(CipNetConf
 
 
 def cip_net_config(
-    options: CipNetOptions, *, neighbors: int, coordinates: int, dimension: int, backbone: str | None = None
+    options: CipNetOptions,
+    *,
+    neighbors: int,
+    coordinates: int,
+    dimension: int,
+    backbone: str | None = None,
+    problem: str | None = None,
 ) -> CipNetConfig:
     """The configuration for such neighborhoods; InputError for options that do not fit."""
     try:
@@ -341,18 +355,31 @@ def cip_net_config(
             dropout=options.dropout,
             head=options.head,
             backbone=backbone,
+            problem=problem,
         )
     except ValueError as error:
         raise InputError(f"CIP-net: {error}") from error
 
 
 def build_cip_net(
-    options: CipNetOptions, *, neighbors: int, coordinates: int, dimension: int, backbone: str | None = None
+    options: CipNetOptions,
+    *,
+    neighbors: int,
+    coordinates: int,
+    dimension: int,
+    backbone: str | None = None,
+    problem: str | None = None,
 ) -> CipNet:
     """A new CIP-net, randomly initialized from torch's global generator, with scales of 1."""
-    return CipNet(
-        cip_net_config(options, neighbors=neighbors, coordinates=coordinates, dimension=dimension, backbone=backbone)
+    config = cip_net_config(
+        options,
+        neighbors=neighbors,
+        coordinates=coordinates,
+        dimension=dimension,
+        backbone=backbone,
+        problem=problem,
     )
+    return CipNet(config)
 
 
 def save_cip_net(directory: Path, net: CipNet) -> None:

@@ -72,8 +72,8 @@ def image_patches(images: Tensor, shape: tuple[int, int, int], patch_size: int) 
         raise ValueError(f"this network takes images of shape {shape}, got {tuple(images.shape[1:])}")
     channels, height, width = shape
     rows, columns = height // patch_size, width // patch_size
-    grid = images.reshape(-1, channels, rows, patch_size, columns, patch_size)
-    return grid.permute(0, 2, 4, 1, 3, 5).reshape(len(images), rows * columns, -1)
+    grid = images.reshape(len(images), channels, rows, patch_size, columns, patch_size)
+    return grid.permute(0, 2, 4, 1, 3, 5).reshape(len(images), rows * columns, channels * patch_size**2)
 
 
 class ViT(Backbone):
@@ -109,7 +109,7 @@ class ViT(Backbone):
         return (tokens + self.positions).flatten(1)
 
     def transport(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        tokens = points.view(len(points), self._num_tokens, -1)
+        tokens = points.view(len(points), self._num_tokens, self.config.width)
         energy = torch.zeros_like(points[:, 0])
         for block in self.blocks:
             assert isinstance(block, TransformerBlock)
@@ -120,7 +120,7 @@ class ViT(Backbone):
         return tokens.flatten(1), energy
 
     def head(self, features: Tensor) -> Tensor:
-        tokens = features.view(len(features), self._num_tokens, -1)
+        tokens = features.view(len(features), self._num_tokens, self.config.width)
         pooled = tokens[:, 0] if self._num_fixed else tokens.mean(1)
         return self.classifier(self.norm(pooled))
 

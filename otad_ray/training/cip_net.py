@@ -177,11 +177,17 @@ def _ratio(part: float, whole: float) -> float:
 
 def _set_scales(net: CipNet, memory: NeighborMemory, solved: SolvedRows) -> None:
     """Sizes of what the net is given, from the first rows: the same in every process and after a restart."""
-    neighborhood = gather(memory, solved.take(torch.arange(min(_SCALED_ROWS, len(solved.rows)))))
-    net.set_scales(*(_spread(part) for part in (neighborhood.points, neighborhood.features)))
+    first = torch.arange(min(_SCALED_ROWS, len(solved.rows)))
+    squares = torch.zeros(2, dtype=torch.float64)
+    for places in first.split(_BLOCK_ROWS):
+        neighborhood = gather(memory, solved.take(places))
+        squares += torch.stack([_sum_of_squares(part) for part in (neighborhood.points, neighborhood.features)])
+    counts = torch.tensor([memory.points.shape[1], memory.features.shape[1]])
+    spreads = (squares / (counts * solved.neighbors.shape[1] * len(first))).sqrt()
+    # Where all coincide any unit is right.
+    net.set_scales(*torch.where(spreads > 0, spreads, 1.0).tolist())
 
 
-def _spread(vectors: Tensor) -> float:
-    """Root mean square of the entries (n, K, D) about the mean over K; 1 where all coincide."""
-    centered = vectors - vectors.mean(1, keepdim=True)
-    return float(centered.double().square().mean().sqrt()) or 1.0
+def _sum_of_squares(vectors: Tensor) -> Tensor:
+    """Of the entries (n, K, D) about the mean over K."""
+    return (vectors - vectors.mean(1, keepdim=True)).double().square().sum()

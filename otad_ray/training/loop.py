@@ -62,7 +62,7 @@ def check_nonnegative(config: Any, *names: str) -> None:
 
 
 class Step(NamedTuple):
-    """loss: differentiable; over the processes it adds up to the mean loss of the batch times its rows.
+    """loss: its gradient, added up over the processes, is that of the batch's mean loss times its rows.
 
     sums: metrics by name, summed over this process's rows, "loss" among them.
     """
@@ -135,7 +135,8 @@ def minimize(
     """Train the problem's network in place, on the device it is on; it is left in evaluation mode.
 
     Where a process group of torch.distributed is open, all its processes call this with the same arguments: each takes
-    its share of every batch, and the parameters come out as from one process, up to rounding.
+    its share of every batch, and the parameters come out as from one process, up to rounding; but for dropout, for
+    which each process draws by itself.
 
     store: where states are kept and an interrupted training goes on. on_epoch: called in the process of rank 0, for
     epochs trained by this call.

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from otad_ray.errors import InputError
@@ -35,8 +35,8 @@ class MetricTrainingConfig(LoopConfig):
         super().__post_init__()
         if self.loss not in METRIC_LOSSES:
             raise InputError(f"unknown metric loss {self.loss!r}; known: {', '.join(METRIC_LOSSES)}")
-        if not self.margin > 0:
-            raise InputError(f"need margin > 0, got {self.margin}")
+        if not (isfinite(self.margin) and self.margin > 0):
+            raise InputError(f"need a finite margin > 0, got {self.margin}")
 
 
 def train_metric_net(
@@ -84,7 +84,7 @@ class _MetricProblem:
         keys = group.gather_shares(full_precision(forward(inputs)), len(batch.whole))
         found = self._loss(keys, self._labels[batch.whole].to(device))
         share = len(batch.share)
-        sums = {"loss": found.loss * share, "active": torch.as_tensor(found.active * share / len(batch.whole))}
+        sums = {"loss": found.loss * share, "active": found.loss.new_tensor(found.active * share / len(batch.whole))}
         return Step(found.loss * len(batch.whole), sums)
 
 

@@ -1,6 +1,7 @@
 """The benchmark job on digits: every part runs, and its numbers are there to be read."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -9,6 +10,7 @@ from digits_jobs import quick_preset
 
 from otad_ray.distributed.benchmark import BenchmarkConfig, run_benchmark
 from otad_ray.errors import InputError
+from otad_ray.presets import PRESETS
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
 
@@ -46,3 +48,21 @@ def test_labels_and_memory_are_measured(tmp_path: Path, capsys: pytest.CaptureFi
 def test_unknown_part(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown part 'speed'; known: cip, search, labels, memory"):
         run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("speed",)))
+
+
+def test_transformers_are_measured_at_the_sizes_of_the_preset(tmp_path: Path) -> None:
+    preset = replace(PRESETS["digits_vit"], train_rows=100)
+    result = run_benchmark(BenchmarkConfig(preset=preset, storage=str(tmp_path), parts=("transformer",)))
+    names = [item["name"] for item in result["measurements"]]
+    assert names[:3] == ["otad_t_feature_net_cpu", "otad_t_simplex_net_cpu", "otad_t_clarabel_cpu"]
+    for item in result["measurements"]:
+        assert "a batch of 128, K = 10 of 100 rows, D = 512, untrained networks" in item["note"]
+        assert item["ratio"] > 0
+    assert not list(tmp_path.glob("**/.benchmark-*"))
+
+
+def test_only_transformers_are_measured_as_such(tmp_path: Path) -> None:
+    config = BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search", "transformer"))
+    with pytest.raises(InputError, match=r"'digits' is 'fc_resnet'; run: .* cifar10_vit --parts transformer"):
+        run_benchmark(config)
+    assert not list(tmp_path.iterdir())

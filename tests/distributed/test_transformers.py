@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from digits_jobs import ROWS, job_command, read_labels, run_job
 
 from otad_ray.attacks import Budget, MetricPGD, Streams, find_attack
 from otad_ray.certification import certified_radius
+from otad_ray.cip import Regularity
 from otad_ray.data import load_all, open_split
 from otad_ray.defenses import load_defense
+from otad_ray.distributed import memories
 from otad_ray.distributed.cip_nets import CipNetJobConfig, CipNetTask, ensure_cip_net, run_cip_net_training
-from otad_ray.distributed.defenses import save_memory_defenses, save_otad_nn
+from otad_ray.distributed.defenses import find_defenses, save_memory_defenses, save_otad_nn
 from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
 from otad_ray.distributed.memories import ensure_memory
 from otad_ray.distributed.metric_nets import ensure_metric, run_metric_training
@@ -83,7 +87,9 @@ def test_everything_that_an_evaluation_needs_is_made(evaluated: dict[str, Any], 
     }  # fmt: skip
     _, metric = only(storage, "metric")
     assert memory["metric_directory"] == only(storage, "metric")[0].name
-    assert {"neighbor_accuracy", "neighbor_accuracy_inputs", "loss", "train_active"} <= metric["metrics"].keys()
+    assert {"test_neighbor_accuracy", "test_neighbor_accuracy_inputs", "loss", "train_active"} <= metric[
+        "metrics"
+    ].keys()
     _, cip_net = only(storage, "cip_net")
     assert cip_net["rows"] == ROWS
     assert cip_net["skipped"] == {}
@@ -165,6 +171,20 @@ def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
     other = Workspace(JobConfig(preset=preset(training=replace(preset().training, epochs=1)), storage=str(storage)))
     with pytest.raises(InputError, match="was trained on features of backbone"):
         save_otad_nn(other, "torch", cip_net=str(directory))
+    integration = preset().integration
+    for changed, message in [
+        (replace(integration, neighbors=4), "takes 5 neighbors, got neighbors=4"),
+        (
+            replace(integration, cross_term="released"),
+            "learned the solutions of cross_term theory.*cross_term released",
+        ),
+        (replace(integration, regularity=Regularity(smoothness=3.0)), "learned the solutions of .*smoothness=2.0"),
+    ]:
+        elsewhere = Workspace(JobConfig(preset=preset(integration=changed), storage=str(storage / "nothing")))
+        with pytest.raises(InputError, match=message):
+            find_defenses(elsewhere, ("otad_nn",), "torch", cip_net=str(directory))
+    # Said before anything was trained there.
+    assert not list((storage / "nothing").glob("digits_vit/*/*"))
     with pytest.raises(InputError, match="is no CIP-net checkpoint"):
         save_otad_nn(workspace, "torch", cip_net=str(storage))
 
@@ -285,6 +305,10 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None
     for asked, message in [
         (digits, "has no metric net .* give one with --metric.architecture"),
         (preset(metric=MetricNetConfig(architecture="resnet18")), r"resnet18.*\(1, 8, 8\)"),
+        (
+            replace(PRESETS["cifar10_vit"], metric=MetricNetConfig(architecture="resnet18")),
+            "starts from published weights: give their .safetensors file with --metric.weights",
+        ),
         (replace(PRESETS["wine_quality_red"], metric=MetricNetConfig(architecture="cnn")), "is a regression"),
         (
             replace(PRESETS["cifar10_vit"], metric=MetricNetConfig(architecture="resnet18", weights="nowhere.pth")),
@@ -295,6 +319,15 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None
             run_metric_training(job(asked))
     with pytest.raises(InputError, match=r"needs images .* got samples of \(11,\)"):
         ensure_memory(Workspace(job(replace(PRESETS["wine_quality_red"], backbone=preset().backbone))))
+    for options in ({"otad_nn": False}, {}):
+        with pytest.raises(InputError, match="cip_net_directory is somewhere, but OTAD-T-NN is not asked for"):
+            EvaluateConfig(preset=preset(), cip_net_directory="somewhere", **options)
+    with pytest.raises(InputError, match="is not asked for; add --defense otad_nn"):
+        SweepConfig(preset=preset(), cip_net_directory="somewhere")
+    with pytest.raises(InputError, match="of fc_resnet only; the backbone is 'vit'"):
+        run_attack_sweep(SweepConfig(preset=preset(), storage=str(tmp_path), defense=("plain_net",)))
+    with pytest.raises(InputError, match="is no labels directory"):
+        run_cip_net_training(CipNetJobConfig(preset=preset(), storage=str(tmp_path), labels=str(tmp_path / "nowhere")))
     sweep = SweepConfig(preset=digits, storage=str(tmp_path), attacks=("dml_pgd",))
     with pytest.raises(InputError, match="attacks the metric net, and preset 'digits' has none"):
         run_attack_sweep(sweep)
@@ -361,9 +394,32 @@ def test_the_documented_commands_run(tmp_path: Path) -> None:
     quick = ["--training.epochs", "2", "--metric-training.epochs", "1", "--cip-net-training.epochs", "2"]
     options = ["digits_vit", *quick, "--storage", str(tmp_path)]
     metric = run_job("train_metric.py", *options)
-    assert metric["neighbor_accuracy"] > 0.5
+    assert metric["test_neighbor_accuracy"] > 0.5
     trained = run_job("train_cip_net.py", *options)
     assert trained["rows"] == ROWS
     evaluated = run_job("evaluate.py", *options, "--otad-nn")
     assert evaluated["accuracy_otad_nn"] > 0.1
     assert "train_cip_net.py" in " ".join(job_command("train_cip_net.py"))
+
+
+@pytest.mark.parametrize("metric", [MetricNetConfig(), None], ids=["points", "keys"])
+def test_a_memory_is_built_a_batch_at_a_time(
+    evaluated: dict[str, Any], storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: Any
+) -> None:
+    """Whether it has keys of its own or not."""
+    asked = preset() if metric is None else preset(metric=metric)
+    for kind in ("backbone", "metric"):
+        shutil.copytree(storage / "digits_vit" / kind, tmp_path / "digits_vit" / kind)
+    embedded, alive, most = memories._embedded, weakref.WeakSet(), []
+
+    def watched(*arguments: Any) -> Iterator[Any]:
+        for batch in embedded(*arguments):
+            alive.add(batch.features)
+            most.append(len(alive))
+            yield batch
+
+    monkeypatch.setattr(memories, "_BATCH_ROWS", 50)
+    monkeypatch.setattr(memories, "_embedded", watched)
+    ensure_memory(Workspace(JobConfig(preset=asked, storage=str(tmp_path))))
+    assert len(most) == -(-ROWS // 50)
+    assert max(most) <= 3

@@ -136,6 +136,19 @@ def test_a_transformer_learns_digits_in_either_precision(rows) -> None:
         assert accuracy(net, test.x, test.y) > 0.8
 
 
+@pytest.mark.parametrize("architecture", ["vit", "attention", "resnet", "cnn", "orthogonal"])
+def test_a_process_may_have_no_rows_of_a_batch(architecture: str) -> None:
+    net = build_metric_net(MetricNetConfig(architecture=architecture, width=8, num_keys=8), shape=(1, 8, 8))
+    keys = net(torch.zeros(0, 1, 8, 8))
+    assert keys.shape == (0, 8)
+    keys.sum().backward()
+    vit = new_vit()
+    points = vit.embed(torch.zeros(0, 1, 8, 8))
+    features, energy = vit.transport(points)
+    (vit.head(features).sum() + energy.sum()).backward()
+    assert vit.coordinates(torch.zeros(0, 1, 8, 8)).shape == (0, 64)
+
+
 def test_images_are_shifted_and_mirrored_alike_whoever_asks(rows) -> None:
     images = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     changed = CropAndFlip(num_rows=20, edge=16, seed=3)
@@ -165,7 +178,7 @@ def test_what_cannot_be_trained_is_refused(rows) -> None:
             train_metric_net(new_metric(), inputs, labels, METRIC)
     with pytest.raises(InputError, match="unknown metric loss 'circle'; known: triplet, contrastive"):
         MetricTrainingConfig(loss="circle")
-    with pytest.raises(InputError, match=r"need margin > 0, got -1\.0"):
+    with pytest.raises(InputError, match=r"need a finite margin > 0, got -1\.0"):
         MetricTrainingConfig(margin=-1.0)
     torch.manual_seed(0)
     net = build_backbone(BackboneConfig(num_blocks=1), shape=(64,), num_outputs=10)

@@ -49,13 +49,18 @@ class MetricNetConfig:
             resnet18, which the paper fine-tunes; or orthogonal, 1-Lipschitz, so that predictions can be certified.
         num_keys: dimension of a key.
         width: channels of the first layer, or of a token (default: the architecture's own).
-        weights: .safetensors file of ImageNet weights that resnet18 starts from (default: random ones).
+        weights: .safetensors file of ImageNet weights that resnet18 starts from.
     """
 
     architecture: str = NO_METRIC
     num_keys: int = 128
     width: int | None = None
     weights: str | None = None
+
+    @property
+    def needs_weights(self) -> bool:
+        """Whether it is trained from published weights on: its batch norms are those of whoever trained them."""
+        return self.architecture == _RESNET18
 
     def __post_init__(self) -> None:
         known = (NO_METRIC, *METRIC_NETS.architectures)
@@ -71,7 +76,9 @@ class MetricNetConfig:
                 f"leave weights out, or take architecture {_RESNET18}"
             )
         if self.width is not None and self.architecture == _RESNET18:
-            raise InputError(f"the width of {_RESNET18} is as published, got width={self.width}; leave it out")
+            raise InputError(
+                f"the width of {_RESNET18} is as published, got width={self.width}; leave it out (--metric.width None)"
+            )
 
 
 def _patches(*, shape: tuple[int, ...], **options: int) -> PatchNetConfig:

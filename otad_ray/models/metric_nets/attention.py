@@ -6,7 +6,7 @@ from math import gcd
 import torch
 from torch import Tensor, nn
 
-from otad_ray.models.metric_nets.images import ImageNetConfig, UnitKeyNet
+from otad_ray.models.metric_nets.images import ImageKeysConfig, UnitKeyNet
 from otad_ray.models.transformer import AttentionResidual, TransformerBlock
 from otad_ray.models.vit import image_patches
 
@@ -18,7 +18,7 @@ def default_patch_size(height: int, width: int) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchNetConfig(ImageNetConfig):
+class PatchNetConfig(ImageKeysConfig):
     """patch_size: edge of a patch, which divides both edges. width: of a token, a multiple of num_heads."""
 
     patch_size: int

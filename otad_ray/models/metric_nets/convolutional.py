@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from otad_ray.models.metric_nets.images import ImageNetConfig, UnitKeyNet
+from otad_ray.models.metric_nets.images import ImageKeysConfig, UnitKeyNet
 
 _GROUPS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class CNNConfig(ImageNetConfig):
+class CNNConfig(ImageKeysConfig):
     """width: channels of the first layer; the second has twice as many."""
 
     width: int = 32
@@ -39,7 +39,7 @@ class CNN(UnitKeyNet):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNetConfig(ImageNetConfig):
+class ResNetConfig(ImageKeysConfig):
     """width: channels of the first block, a multiple of 8; each further block doubles them."""
 
     width: int = 64

@@ -10,7 +10,7 @@ from otad_ray.models.metric_net import MetricNet
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageNetConfig:
+class ImageKeysConfig:
     """shape: (channels, height, width) of an image. num_keys: E, the dimension of a key."""
 
     shape: tuple[int, int, int]
@@ -43,7 +43,7 @@ def check_images(images: Tensor, shape: tuple[int, ...]) -> None:
 class UnitKeyNet(MetricNet):
     """Keys of norm 1: directions of a linear map of features that an architecture pools from standardized images."""
 
-    def __init__(self, config: ImageNetConfig, num_features: int) -> None:
+    def __init__(self, config: ImageKeysConfig, num_features: int) -> None:
         super().__init__()
         self.config = config
         self.shape = config.shape

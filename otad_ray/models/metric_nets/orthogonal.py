@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from otad_ray.models.metric_net import MetricNet
-from otad_ray.models.metric_nets.images import ImageNetConfig, check_images
+from otad_ray.models.metric_nets.images import ImageKeysConfig, check_images
 
 _DOUBLE_ROUNDOFF = torch.finfo(torch.float64).eps / 2
 _SINGLE_ROUNDOFF = torch.finfo(torch.float32).eps / 2
@@ -28,7 +28,7 @@ _SHIFTS = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrthogonalConfig(ImageNetConfig):
+class OrthogonalConfig(ImageKeysConfig):
     """width: channels of the first of three stages, even; each further stage doubles them. depth: layers of a stage."""
 
     width: int = 64

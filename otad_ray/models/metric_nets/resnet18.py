@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from otad_ray.errors import InputError
-from otad_ray.models.metric_nets.images import ImageNetConfig, UnitKeyNet
+from otad_ray.models.metric_nets.images import ImageKeysConfig, UnitKeyNet
 
 # Of ImageNet's training images, per color.
 _MEAN = (0.485, 0.456, 0.406)
@@ -23,7 +23,7 @@ _COUNTER = "num_batches_tracked"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResNet18Config(ImageNetConfig):
+class ResNet18Config(ImageKeysConfig):
     """Color images; everything but the keys is as published."""
 
     def __post_init__(self) -> None:
