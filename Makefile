@@ -29,7 +29,7 @@ demo: $(STAMP)
 	@$(BIN)/python jobs/label_qcp.py digits
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # What takes minutes: real clusters, servers and kills. One after the other, since they wait for each other's CPUs.
 test-slow: $(STAMP)

@@ -10,14 +10,15 @@ torch.set_num_threads(1)
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-# Tests of real processes take longest, and each group of them runs in one worker: they start first.
-_GROUPS = ("processes", "training", "cluster", "tracking")
+# Files that wait for real processes take longest: they start first. A file is run by one worker, whose cluster and
+# module's fixtures its tests share.
+_FIRST = ("chaos", "distributed", "tracking", "training")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
-        marker = item.get_closest_marker("xdist_group")
-        return _GROUPS.index(marker.args[0]) if marker else len(_GROUPS)
+        folder = item.path.parent.name
+        return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
 
     items.sort(key=rank)
 

@@ -98,7 +98,8 @@ def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> Figur
         bins=_BINS,
         stacked=True,
         color=[color for color, _ in zip(cycle(_PALETTE), methods, strict=False)],
-        label=methods,
+        # A name that is empty has no place in a legend.
+        label=[name or "nothing proven" for name in methods],
     )
     axes.set_xlabel(f"certified l2 radius ({eps_unit})")
     axes.set_ylabel(f"of {len(right)} right samples")

@@ -7,8 +7,6 @@ import pytest
 from chaos_jobs import LABELS, Driver, Job, run_here, wait_for_shards, without_agents
 from chaos_verdict import Verdict
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 # Of kills, those that fall into the start of a driver: imports, the cluster, the first actors.
 _EARLY = 0.25
 _START_SECONDS = 12.0

@@ -12,7 +12,7 @@ from chaos_jobs import LOOPBACK, Driver, Job, actors_below, leave_temporary, wai
 from chaos_verdict import Verdict
 from ray.cluster_utils import Cluster
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_an_actor_killed(job: Job, storage: Path, head: str, verdict: Verdict) -> None:

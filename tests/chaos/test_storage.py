@@ -17,7 +17,7 @@ from otad_ray.distributed.options import JobConfig
 from otad_ray.errors import RetryableError
 from otad_ray.memory import NeighborMemory
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 _FULL = "No space left on device"
 _READ_ONLY = "Read-only file system"

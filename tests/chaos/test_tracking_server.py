@@ -16,7 +16,7 @@ from chaos_verdict import Verdict
 from otad_ray.distributed.pending import LogPendingConfig, run_log_pending
 from otad_ray.tracking import pending_files
 
-pytestmark = [pytest.mark.xdist_group("processes"), pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 _SECONDS = 10
 

@@ -12,7 +12,7 @@ from otad_ray.distributed.benchmark import BenchmarkConfig, run_benchmark
 from otad_ray.errors import InputError
 from otad_ray.presets import PRESETS
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def test_search_is_measured_printed_and_tracked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

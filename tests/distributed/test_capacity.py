@@ -241,7 +241,6 @@ def share_tokens() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_a_node_that_comes_late_is_waited_for_and_tokens_are_shared() -> None:
     done = subprocess.run(
         [sys.executable, "-c", _IN_A_PROCESS],

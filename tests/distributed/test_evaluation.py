@@ -17,7 +17,7 @@ from otad_ray.evaluation import StandardMetrics, relative_error
 from otad_ray.evaluation.standard import NO_PREDICTION
 from otad_ray.training import accuracy
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def config(storage: Path, **fields) -> EvaluateConfig:

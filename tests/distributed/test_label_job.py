@@ -21,7 +21,7 @@ from otad_ray.distributed.workspace import Workspace
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")

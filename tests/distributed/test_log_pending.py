@@ -63,7 +63,6 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_a_hanging_server_costs_seconds_and_the_replay_logs_everything_once(server: str, tmp_path: Path) -> None:
     storage = str(tmp_path / "root")
     with socket.socket() as hanging:
@@ -105,7 +104,6 @@ def test_a_hanging_server_costs_seconds_and_the_replay_logs_everything_once(serv
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_labels_wait_and_are_logged_when_a_server_answers(tmp_path: Path) -> None:
     started = time.monotonic()
     with socket.socket() as hanging:

@@ -138,7 +138,6 @@ def exported(head: Head) -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes")
 def test_the_metrics_outlive_drivers_and_their_own_actor(short_folder: Path) -> None:
     with ray_head(short_folder, RAY_metrics_report_interval_ms="1000", PYTHONPATH=str(REPOSITORY)) as head:
         done = subprocess.run(
@@ -158,7 +157,6 @@ def test_the_metrics_outlive_drivers_and_their_own_actor(short_folder: Path) -> 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.xdist_group("processes")
 @pytest.mark.skipif(find_tool("prometheus") is None, reason="needs prometheus; `make prometheus` fetches it")
 def test_a_real_prometheus_shows_what_the_manifests_say() -> None:
     done = subprocess.run(

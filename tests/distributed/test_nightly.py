@@ -24,7 +24,6 @@ def untrained(preset: Preset) -> Preset:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.xdist_group("cluster")
 def test_a_planted_regression_is_named_and_never_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = sweep_presets(config(tmp_path, "first"), [quick_preset()])
     assert first["regressions"] == []

@@ -18,8 +18,6 @@ from pathlib import Path
 import pytest
 from digits_jobs import QUICK_OPTIONS, REPOSITORY, ROWS, descendants, read_labels, wait_for
 
-pytestmark = pytest.mark.xdist_group("processes")
-
 BIN = Path(sys.executable).parent
 SECRET = "opensesame"
 QUICK_NIGHT = ["--presets", "digits", "--samples", "100", "--attacks", "noise", "neighbor_aware"]

@@ -21,7 +21,7 @@ from otad_ray.distributed.sweep_report import OUTCOMES
 from otad_ray.errors import InputError
 from otad_ray.presets import PRESETS
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 ATTACKS = ("noise", "fgsm", "neighbor_aware")
 

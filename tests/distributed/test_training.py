@@ -36,7 +36,6 @@ def plain_training(preset: Preset) -> tuple[Backbone, list[EpochMetrics]]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.xdist_group("cluster")
 @pytest.mark.timeout(180)
 def test_two_workers_train_the_backbone_of_the_plain_loop(tmp_path: Path) -> None:
     config = TrainJobConfig(preset=quick_preset(), storage=str(tmp_path), num_workers=2)
@@ -62,7 +61,6 @@ def test_two_workers_train_the_backbone_of_the_plain_loop(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.xdist_group("cluster")
 def test_workers_that_diverge_say_so_once(tmp_path: Path) -> None:
     preset = replace(quick_preset(), training=replace(quick_preset().training, learning_rate=1e6))
     with pytest.raises(InputError, match=r"training diverged.*lower learning_rate"):
@@ -78,7 +76,6 @@ def test_training_that_diverges_says_what_to_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.xdist_group("cluster")
 def test_more_workers_than_the_cluster_takes_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"num_workers is 3, but the cluster has 2 spare.*--num-workers 2"):
         run_training(TrainJobConfig(preset=quick_preset(), storage=str(tmp_path), num_workers=3))
@@ -174,7 +171,6 @@ def workers(driver: int) -> list[int]:
     return [process for process, title in descendants(driver).items() if "RayTrainWorker" in title]
 
 
-@pytest.mark.xdist_group("training")
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(
     ("job", "options"),

@@ -36,7 +36,7 @@ from otad_ray.memory import NeighborMemory
 from otad_ray.models import BackboneConfig, CipNetOptions, MetricNetConfig, ViTOptions
 from otad_ray.presets import PRESETS, Preset
 
-pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.usefixtures("cluster")
 
 SMALL = PRESETS["digits_vit"]
 
@@ -117,18 +117,18 @@ def test_a_small_sweep_attacks_the_metric_net_too(evaluated: dict[str, Any], sto
         preset=preset(),
         storage=str(storage),
         num_actors=2,
-        defense=("otad", "otad_nn", "net"),
+        defense=("otad", "otad_nn"),
         attacks=("noise", "pgd", "dml_pgd"),
-        eps=(0.5,),
-        samples=60,
+        eps=(0.7,),
+        samples=24,
     )
     result = run_attack_sweep(config)
-    assert set(result["brackets"]) == {"otad", "otad_nn", "net"}
+    assert set(result["brackets"]) == {"otad", "otad_nn"}
     table = (Path(result["sweep"]) / "report.txt").read_text()
     assert "dml_pgd" in table
     broken = {}
     for name in ("otad", "otad_nn"):
-        bracket = result["brackets"][name]["0.5"]
+        bracket = result["brackets"][name]["0.7"]
         # An ordinary metric net has no certificate.
         assert bracket["certified"] is None
         records = [read_labels(directory) for directory in described(result, name)["records"]]
@@ -158,11 +158,10 @@ def test_the_papers_head_is_trained_beside_ours(evaluated: dict[str, Any], stora
 def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
     evaluated: dict[str, Any], storage: Path
 ) -> None:
-    """Table VI: labels from neighbors by the points, used with neighbors by the metric net."""
-    directory, manifest = cip_net_metrics(preset(metric=MetricNetConfig()), storage)
-    assert manifest["labels_directory"] != only_cip_net(storage, "simplex")["labels_directory"]
-    workspace = Workspace(JobConfig(preset=preset(), storage=str(storage)))
-    saved = save_otad_nn(workspace, "torch", cip_net=str(directory))
+    """Table VI: labels from neighbors by the metric net, used with neighbors by the points."""
+    cip_net = str(only_cip_net_directory(storage))
+    workspace = Workspace(JobConfig(preset=preset(metric=MetricNetConfig()), storage=str(storage)))
+    saved = save_otad_nn(workspace, "torch", cip_net=cip_net)
     assert str(saved) != evaluated["defenses"]["otad_nn"]
     test = load_all(open_split(workspace.definition, "test"))
     with torch.no_grad():
@@ -170,7 +169,7 @@ def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
     assert float((predicted == test.y).double().mean()) > 0.6
     other = Workspace(JobConfig(preset=preset(training=replace(preset().training, epochs=1)), storage=str(storage)))
     with pytest.raises(InputError, match="was trained on features of backbone"):
-        save_otad_nn(other, "torch", cip_net=str(directory))
+        save_otad_nn(other, "torch", cip_net=cip_net)
     integration = preset().integration
     for changed, message in [
         (replace(integration, neighbors=4), "takes 5 neighbors, got neighbors=4"),
@@ -182,20 +181,26 @@ def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
     ]:
         elsewhere = Workspace(JobConfig(preset=preset(integration=changed), storage=str(storage / "nothing")))
         with pytest.raises(InputError, match=message):
-            find_defenses(elsewhere, ("otad_nn",), "torch", cip_net=str(directory))
+            find_defenses(elsewhere, ("otad_nn",), "torch", cip_net=cip_net)
+    with pytest.raises(InputError, match="is no CIP-net checkpoint"):
+        find_defenses(elsewhere, ("otad_nn",), "torch", cip_net=str(storage))
     # Said before anything was trained there.
     assert not list((storage / "nothing").glob("digits_vit/*/*"))
-    with pytest.raises(InputError, match="is no CIP-net checkpoint"):
-        save_otad_nn(workspace, "torch", cip_net=str(storage))
 
 
 def only_cip_net(storage: Path, head: str) -> dict[str, Any]:
     """That of the unchanged preset, but for the head."""
+    return json.loads((only_cip_net_directory(storage, head) / "manifest.json").read_text())
+
+
+def only_cip_net_directory(storage: Path, head: str = "simplex") -> Path:
     memory = ensure_memory(Workspace(JobConfig(preset=preset(), storage=str(storage), build=False)))
-    manifests = [json.loads(path.read_text()) for path in storage.glob("digits_vit/cip_net/*/manifest.json")]
+    manifests = {
+        path.parent: json.loads(path.read_text()) for path in storage.glob("digits_vit/cip_net/*/manifest.json")
+    }
     (found,) = [
-        item
-        for item in manifests
+        directory
+        for directory, item in manifests.items()
         if item["identity"]["cip_net"]["head"] == head
         and item["memory"] == memory.fingerprint
         and item["identity"]["training"]["seed"] == 0
@@ -203,39 +208,32 @@ def only_cip_net(storage: Path, head: str) -> dict[str, Any]:
     return found
 
 
-@pytest.fixture(scope="module")
-def robust() -> Preset:
-    """Searched by a 1-Lipschitz metric net."""
-    return preset(
+def test_certificates_through_a_lipschitz_metric_net_hold_against_attacks_on_it(
+    evaluated: dict[str, Any], storage: Path
+) -> None:
+    robust = preset(
         metric=MetricNetConfig(architecture="orthogonal", width=16, num_keys=32),
         metric_training=replace(preset().metric_training, epochs=3, margin=0.5),
     )
-
-
-def test_certificates_through_a_lipschitz_metric_net_hold_against_attacks_on_it(
-    evaluated: dict[str, Any], storage: Path, robust: Preset
-) -> None:
     workspace = Workspace(JobConfig(preset=robust, storage=str(storage)))
-    defenses = [save_memory_defenses(workspace, "torch")["otad_theory"], save_otad_nn(workspace, "torch")]
+    defense = load_defense(save_memory_defenses(workspace, "torch")["otad_theory"])
     samples = load_all(open_split(robust.definition, "test"))
     x, y = samples.x[:30], samples.y[:30]
-    attacks = (MetricPGD(steps=40, restarts=1), find_attack("neighbor_aware"), find_attack("noise"))
-    for directory in defenses:
-        defense = load_defense(directory)
-        radius, method = certified_radius(defense, x)
-        with torch.no_grad():
-            predicted = defense(x).argmax(1)
-        assert sum(radius > 0) >= 6
-        assert set(method) <= {"hull", "constant_neighborhood", ""}
-        for attack in attacks:
-            for row in (radius > 0).nonzero().flatten().tolist():
-                budget = Budget(eps=0.999 * float(radius[row]), bounds=(0, 1))
-                rows = slice(row, row + 1)
-                found = attack(defense, x[rows], predicted[rows], budget, Streams.of(0, [row]))
-                with torch.no_grad():
-                    assert defense(found.x_adv).argmax(1) == predicted[row]
-    # Beyond the radius the same attacks break some: they are attacks.
-    far = find_attack("dml_pgd")(defense, x, y, Budget(eps=3.0, bounds=(0, 1)), Streams.of(0, range(30)))
+    radius, method = certified_radius(defense, x)
+    with torch.no_grad():
+        predicted = defense(x).argmax(1)
+    assert set(method) <= {"hull", "constant_neighborhood", ""}
+    attacked = (radius > 0).nonzero().flatten().tolist()
+    assert len(attacked) >= 6
+    for attack in (MetricPGD(steps=40, restarts=1), find_attack("neighbor_aware"), find_attack("noise")):
+        for row in attacked[:6]:
+            budget = Budget(eps=0.999 * float(radius[row]), bounds=(0, 1))
+            rows = slice(row, row + 1)
+            found = attack(defense, x[rows], predicted[rows], budget, Streams.of(0, [row]))
+            with torch.no_grad():
+                assert defense(found.x_adv).argmax(1) == predicted[row]
+    # Beyond the radius the same attack breaks some: it is one.
+    far = MetricPGD(steps=40, restarts=1)(defense, x, y, Budget(eps=3.0, bounds=(0, 1)), Streams.of(0, range(30)))
     with torch.no_grad():
         assert (defense(far.x_adv).argmax(1) != predicted).sum() >= 10
 

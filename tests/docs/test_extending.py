@@ -39,7 +39,6 @@ def test_the_tests_of_the_page_pass(copy: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xdist_group("processes")
 def test_the_jobs_of_the_page_run(copy: Path) -> None:
     outputs = [run(command, copy) for command in commands(PAGE, "sh slow")]
     # try_momentum.py prints a table, evaluation.json took what its job printed, and write_nuclei.py says nothing.

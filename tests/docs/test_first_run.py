@@ -12,7 +12,6 @@ PAGE = REPOSITORY / "docs" / "first-run.md"
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.xdist_group("processes")
 def test_commands_and_snippets_run(tmp_path: Path) -> None:
     for name in ("otad_ray", "jobs"):
         shutil.copytree(REPOSITORY / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -27,8 +27,6 @@ from otad_ray.models import (
 from otad_ray.presets import PRESETS
 from otad_ray.tracking import LoggedModel, RunRecord, StoreError, default_tracking_uri, log_defense, store
 
-pytestmark = pytest.mark.xdist_group("tracking")
-
 SHAPE, CLASSES = (1, 2, 3), 4
 LOAD = """
 import sys

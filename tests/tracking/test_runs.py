@@ -35,7 +35,6 @@ RECORD = RunRecord(
     series={"epoch_loss": [(1, 2.0), (2, 1.0)]},
     data=DataRecord(name="digits/train", digest="abc", origin="scikit-learn", rows=7),
 )
-pytestmark = pytest.mark.xdist_group("tracking")
 
 DEAD = "http://user:secret@127.0.0.1:9"
 

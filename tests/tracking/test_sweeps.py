@@ -13,8 +13,6 @@ from otad_ray.distributed import sweep_tracking
 from otad_ray.distributed.sweep_tracking import track_sweep
 from otad_ray.tracking import RunRecord, default_tracking_uri, pending_files, store, track
 
-pytestmark = pytest.mark.xdist_group("tracking")
-
 
 @dataclass
 class Workspace:

@@ -127,7 +127,6 @@ def _train_as_one_of(rank: int, size: int, directory: str, config: TrainingConfi
         os._exit(0)
 
 
-@pytest.mark.xdist_group("training")
 @pytest.mark.timeout(120)
 def test_two_processes_learn_what_one_learns(rows, uninterrupted, tmp_path: Path) -> None:
     """Also when they go on from a state that one process left."""
@@ -141,7 +140,6 @@ def test_two_processes_learn_what_one_learns(rows, uninterrupted, tmp_path: Path
         torch.testing.assert_close(state.network[name], expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.xdist_group("training")
 @pytest.mark.timeout(120)
 def test_every_process_sees_that_training_diverges_and_may_have_no_rows(tmp_path: Path) -> None:
     # The last batch has one row, for two processes.

@@ -98,7 +98,6 @@ def _train_as_one_of(rank: int, size: int, directory: str) -> None:
         os._exit(0)
 
 
-@pytest.mark.xdist_group("training")
 @pytest.mark.timeout(120)
 def test_two_processes_learn_from_the_triplets_of_the_whole_batch(rows, tmp_path: Path) -> None:
     history: list[EpochMetrics] = []
