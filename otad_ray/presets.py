@@ -84,6 +84,22 @@ _TRANSFORMER_TRAINING = TrainingConfig(
 )
 _METRIC_TRAINING = MetricTrainingConfig(epochs=60, learning_rate=1e-3, augmentation="crop_flip")
 
+
+def _tiny_imagenet_vit(data_set: str) -> Preset:
+    """64 patches, as of CIFAR images, and neighbors by a ResNet-18, which needs --metric.weights."""
+    return Preset(
+        name=f"{data_set}_vit",
+        data_set=data_set,
+        backbone=BackboneConfig(architecture="vit", num_blocks=6, vit=ViTOptions(patch_size=8)),
+        training=_TRANSFORMER_TRAINING,
+        metric=MetricNetConfig(architecture="resnet18"),
+        metric_training=replace(_METRIC_TRAINING, epochs=20, learning_rate=1e-4),
+        cip_net=CipNetOptions(width=512, num_blocks=6, num_heads=8),
+        cip_net_training=CipNetTrainingConfig(batch_size=128, learning_rate=1e-3, precision="bfloat16"),
+        integration=_TRANSFORMER_INTEGRATION,
+    )
+
+
 _ALL = (
     Preset(
         name="digits",
@@ -222,28 +238,8 @@ _ALL = (
         cip_net_training=CipNetTrainingConfig(epochs=10),
         integration=_TRANSFORMER_INTEGRATION,
     ),
-    Preset(
-        name="tiny_imagenet_20_vit",
-        data_set="tiny_imagenet_20",
-        backbone=BackboneConfig(architecture="vit", num_blocks=6, vit=ViTOptions(patch_size=8)),
-        training=_TRANSFORMER_TRAINING,
-        metric=MetricNetConfig(architecture="resnet18"),
-        metric_training=replace(_METRIC_TRAINING, epochs=20, learning_rate=1e-4),
-        cip_net=CipNetOptions(width=512, num_blocks=6, num_heads=8),
-        cip_net_training=CipNetTrainingConfig(batch_size=128, learning_rate=1e-3, precision="bfloat16"),
-        integration=_TRANSFORMER_INTEGRATION,
-    ),
-    Preset(
-        name="tiny_imagenet_vit",
-        data_set="tiny_imagenet",
-        backbone=BackboneConfig(architecture="vit", num_blocks=6, vit=ViTOptions(patch_size=8)),
-        training=_TRANSFORMER_TRAINING,
-        metric=MetricNetConfig(architecture="resnet18"),
-        metric_training=replace(_METRIC_TRAINING, epochs=20, learning_rate=1e-4),
-        cip_net=CipNetOptions(width=512, num_blocks=6, num_heads=8),
-        cip_net_training=CipNetTrainingConfig(batch_size=128, learning_rate=1e-3, precision="bfloat16"),
-        integration=_TRANSFORMER_INTEGRATION,
-    ),
+    _tiny_imagenet_vit("tiny_imagenet_20"),
+    _tiny_imagenet_vit("tiny_imagenet"),
 )
 
 PRESETS: Mapping[str, Preset] = {preset.name: preset for preset in _ALL}

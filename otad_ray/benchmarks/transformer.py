@@ -22,7 +22,7 @@ from otad_ray.models import (
     build_cip_net,
     build_metric_net,
 )
-from otad_ray.models.cip_net import CipNetHead
+from otad_ray.models.cip_net_config import CipNetHead
 from otad_ray.stages import record_stages
 
 _SEED = 0

@@ -116,6 +116,10 @@ def _geometry(defense: MemoryDefense) -> Geometry:
             f"no certificate: {type(metric).__name__} gives no lipschitz_bound(), and nothing proven bounds how far "
             "its keys move with the input; there is one for nets with a bound, and for memories searched by points"
         )
+    if metric.training:
+        raise InputError(
+            f"no certificate: {type(metric).__name__} is in training mode, where its rounding has no bound; call eval()"
+        )
     return Geometry(keys=Motion(bound=lipschitz, rounding=metric.rounding()), points=points)
 
 

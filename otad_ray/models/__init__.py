@@ -10,15 +10,8 @@ from otad_ray.models.backbones import (
     load_backbone,
     save_backbone,
 )
-from otad_ray.models.cip_net import (
-    CipNet,
-    CipNetConfig,
-    CipNetOptions,
-    CipNetOutput,
-    build_cip_net,
-    load_cip_net,
-    save_cip_net,
-)
+from otad_ray.models.cip_net import CipNet, CipNetOutput, build_cip_net, load_cip_net, save_cip_net
+from otad_ray.models.cip_net_config import CipNetConfig, CipNetOptions
 from otad_ray.models.fc_resnet import FCNetConfig, FCPlainNet, FCResNet
 from otad_ray.models.metric_net import MetricNet
 from otad_ray.models.metric_nets import (

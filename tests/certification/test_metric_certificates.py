@@ -12,8 +12,7 @@ from otad_ray.cip import Regularity
 from otad_ray.defenses import KNN, OTAD, OTADNN, MemoryDefense
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory
-from otad_ray.models import Backbone, MetricNet
-from otad_ray.models.cip_net import CipNet, CipNetConfig
+from otad_ray.models import Backbone, CipNet, CipNetConfig, MetricNet
 
 NEIGHBORS = 5
 CONVEXITIES = [None, 0.0, -0.5, 0.3]

@@ -232,6 +232,9 @@ def test_certificates_through_a_lipschitz_metric_net_hold_against_attacks_on_it(
             found = attack(defense, x[rows], predicted[rows], budget, Streams.of(0, [row]))
             with torch.no_grad():
                 assert defense(found.x_adv).argmax(1) == predicted[row]
+    with pytest.raises(InputError, match="is in training mode"):
+        certified_radius(defense.train(), x)
+    defense.eval()
     # Beyond the radius the same attack breaks some: it is one.
     far = MetricPGD(steps=40, restarts=1)(defense, x, y, Budget(eps=3.0, bounds=(0, 1)), Streams.of(0, range(30)))
     with torch.no_grad():

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from otad_ray.cip import Regularity, combine_centers, integrate
 from otad_ray.errors import InputError
-from otad_ray.models.cip_net import CipNet, CipNetOptions, build_cip_net, load_cip_net, save_cip_net
+from otad_ray.models import CipNet, CipNetOptions, build_cip_net, load_cip_net, save_cip_net
 from otad_ray.models.point_space import TokenSpace
 
 K, D = 6, 12
