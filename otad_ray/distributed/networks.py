@@ -23,7 +23,7 @@ from otad_ray.certification import attention_report
 from otad_ray.distributed.capacity import capacity_wait
 from otad_ray.distributed.cluster import check_num_workers
 from otad_ray.distributed.options import TrainJobConfig
-from otad_ray.distributed.training import Trainer, TrainingTask, train_on_ray
+from otad_ray.distributed.training import Trainer, TrainingTask
 from otad_ray.distributed.workspace import Workspace, data_record, track_once
 from otad_ray.errors import InputError
 from otad_ray.models import Attention
@@ -156,6 +156,9 @@ def attention_metrics(network: nn.Module, *inputs: Tensor) -> dict[str, float]:
 
 def train_job(config: TrainJobConfig, kind: str, ensure: Callable[[Workspace, Trainer], Path]) -> dict[str, Any]:
     """A training job, on Ray Train; what the last line of its output says."""
+    # It takes a second to import, which every actor of every job would wait for.
+    from otad_ray.distributed.ray_train import train_on_ray
+
     waits = capacity_wait(config.capacity_wait) > 0
     check_num_workers(config.num_workers, config.address, use_gpu=config.use_gpu, waits=waits)
     directory = ensure(Workspace(config), partial(train_on_ray, config=config))

@@ -2,12 +2,14 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Decades of the relative residual that are told apart; the first and last bins are open.
 _RESIDUAL_DECADES = np.arange(-17, 1)
@@ -51,8 +53,11 @@ class LabelStatistics:
         }
 
 
-def label_figure(statistics: LabelStatistics, title: str) -> Figure:
+def label_figure(statistics: LabelStatistics, title: str) -> "Figure":
     """Histograms of relaxations, support size and residual."""
+    # Actors, which draw nothing, would wait for its import.
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     _bars(panels[0], statistics.relaxations, "relaxations of (l, L)")
@@ -65,9 +70,9 @@ def label_figure(statistics: LabelStatistics, title: str) -> Figure:
     return figure
 
 
-def _bars(axes: Axes, counts: Counter[int], label: str) -> None:
+def _bars(axes: "Axes", counts: Counter[int], label: str) -> None:
     keys = sorted(counts)
     axes.bar(keys, [counts[key] for key in keys], color="#4269d0")
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)

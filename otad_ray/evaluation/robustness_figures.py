@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from otad_ray.evaluation.proportions import Proportion
 from otad_ray.evaluation.robustness import RobustnessReport
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colors, told apart by the color-blind; markers and line styles tell them apart in gray print.
 _PALETTE = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
@@ -22,12 +24,12 @@ _COLUMN_WIDTH = 1.4
 _BINS = 30
 
 
-def robustness_figure(report: RobustnessReport, *, norm: str, eps_unit: str, title: str) -> Figure:
+def robustness_figure(report: RobustnessReport, *, norm: str, eps_unit: str, title: str) -> "Figure":
     """Accuracy over finite budgets of a norm: each attack, the worst case in bold, the certified, the bracket shaded.
 
     Bars are Wilson intervals. eps_unit: the data set's, said on the axis.
     """
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = _figure(7, 4.5)
     axes = figure.subplots()
     budgets = [budget for budget in report.budgets if budget.norm == norm and np.isfinite(budget.eps)]
     eps = [budget.eps for budget in budgets]
@@ -43,7 +45,7 @@ def robustness_figure(report: RobustnessReport, *, norm: str, eps_unit: str, tit
     axes.set_xlabel(f"{norm} eps ({eps_unit})")
     axes.set_ylabel("accuracy")
     axes.set_ylim(-0.02, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes.set_title(title)
@@ -59,7 +61,7 @@ def example_figure(
     captions: Sequence[tuple[str, str]],
     title: str,
     bounds: tuple[float, float] = (0.0, 1.0),
-) -> Figure | None:
+) -> "Figure | None":
     """A row per sample: the clean image and its nearest training points, the adversarial one and its; None for others.
 
     clean, adversarial (n, C, H, W) with C 1 or 3; neighbors (n, k, C, H, W). captions: of the clean and of the
@@ -68,7 +70,7 @@ def example_figure(
     if clean.ndim != 4 or clean.shape[1] not in (1, 3) or not len(clean):
         return None
     columns = 2 * (clean_neighbors.shape[1] + 1)
-    figure = Figure(figsize=(_COLUMN_WIDTH * columns, 1.25 * _COLUMN_WIDTH * len(clean)), layout="constrained")
+    figure = _figure(_COLUMN_WIDTH * columns, 1.25 * _COLUMN_WIDTH * len(clean))
     panels = figure.subplots(len(clean), columns, squeeze=False)
     for row, caption in enumerate(captions):
         pairs = ((clean, clean_neighbors), (adversarial, adversarial_neighbors))
@@ -80,7 +82,7 @@ def example_figure(
     return figure
 
 
-def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> Figure | None:
+def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> "Figure | None":
     """Histogram of finite certified radii of the samples that are right, by method; None where there are none.
 
     certificates: as described in `otad_ray.evaluation.certified`.
@@ -90,7 +92,7 @@ def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> Figur
     if not len(finite):
         return None
     radius, method = finite["radius"].to_numpy(), np.array(finite["method"].to_pylist(), dtype=object)
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = _figure(6, 3.6)
     axes = figure.subplots()
     methods = sorted(set(method))
     axes.hist(
@@ -109,13 +111,13 @@ def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> Figur
     return figure
 
 
-def relaxation_figure(records: pa.Table, *, title: str) -> Figure | None:
+def relaxation_figure(records: pa.Table, *, title: str) -> "Figure | None":
     """Relaxations of (l, L) at clean and at adversarial inputs, as shares of records; None if no solver was asked."""
     clean, adversarial = (records[name].drop_null().to_numpy() for name in ("clean_relaxations", "relaxations"))
     clean, adversarial = clean[clean >= 0], adversarial[adversarial >= 0]
     if not len(clean) or not len(adversarial):
         return None
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = _figure(6, 3.6)
     axes = figure.subplots()
     for values, shift, name, color in (
         (clean, -0.2, "clean", _PALETTE[0]),
@@ -123,7 +125,7 @@ def relaxation_figure(records: pa.Table, *, title: str) -> Figure | None:
     ):
         counts = np.bincount(values.astype(np.int64))
         axes.bar(np.arange(len(counts)) + shift, counts / len(values), width=0.4, label=name, color=color)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.locator_params(axis="x", integer=True)
     axes.set_xlabel("relaxations of (l, L)")
     axes.set_ylabel("share of records")
     axes.spines[["top", "right"]].set_visible(False)
@@ -132,7 +134,14 @@ def relaxation_figure(records: pa.Table, *, title: str) -> Figure | None:
     return figure
 
 
-def _attack_curves(axes: Axes, report: RobustnessReport, norm: str) -> None:
+def _figure(width: float, height: float) -> "Figure":
+    """Actors, which draw nothing, would wait for its import."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _attack_curves(axes: "Axes", report: RobustnessReport, norm: str) -> None:
     results = [result for result in report.attacks if result.norm == norm and np.isfinite(result.eps)]
     looks = zip(cycle(_PALETTE), cycle(_MARKERS), cycle(_STYLES), strict=False)
     for (color, marker, style), attack in zip(looks, sorted({result.attack for result in results}), strict=False):
@@ -149,14 +158,14 @@ def _attack_curves(axes: Axes, report: RobustnessReport, norm: str) -> None:
         )
 
 
-def _curve(axes: Axes, eps: list[float], shares: list[Proportion], **look: object) -> None:
+def _curve(axes: "Axes", eps: list[float], shares: list[Proportion], **look: object) -> None:
     values, low, high = (np.array([getattr(share, name) for share in shares]) for name in ("value", "low", "high"))
     # Rounding may leave an end of the interval on the wrong side of the share.
     errors = np.maximum([values - low, high - values], 0.0)
     axes.errorbar(eps, values, yerr=errors, capsize=2.5, markersize=4.5, elinewidth=0.9, **look)  # type: ignore[arg-type]
 
 
-def _show(axes: Axes, image: np.ndarray, caption: str, bounds: tuple[float, float]) -> None:
+def _show(axes: "Axes", image: np.ndarray, caption: str, bounds: tuple[float, float]) -> None:
     low, high = bounds
     scaled = np.clip((image - low) / (high - low), 0.0, 1.0).transpose(1, 2, 0)
     axes.imshow(scaled[:, :, 0] if scaled.shape[2] == 1 else scaled, cmap="gray", vmin=0.0, vmax=1.0)
