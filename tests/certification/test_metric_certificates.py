@@ -34,6 +34,7 @@ class Projection(MetricNet):
         # Of sums of products in any order.
         proven = (values + 2) * 2.0**-23 * float(self.matrix.norm())
         self._rounding = proven if rounding is None else rounding
+        self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         return inputs.flatten(1) @ self.matrix.T
