@@ -18,7 +18,7 @@ from otad_ray.distributed.networks import (
     TrainedNetwork,
     attention_metrics,
     ensure_network,
-    network_directory,
+    find_network,
     train_job,
 )
 from otad_ray.distributed.options import TrainJobConfig
@@ -66,13 +66,7 @@ def ensure_backbone(workspace: Workspace, trainer: Trainer = train_here) -> tupl
 
 def find_backbone(workspace: Workspace) -> Backbone:
     """The preset's trained backbone; InputError where there is none yet."""
-    directory = network_directory(workspace, _backbone(workspace))
-    if not directory.is_dir():
-        raise InputError(
-            f"the backbone of preset {workspace.preset.name!r} is not in {directory}, so no memory can have been built "
-            f"with it; leave out --memory, or give the options and the storage that the memory was built with"
-        )
-    return load_backbone(directory)
+    return load_backbone(find_network(workspace, _backbone(workspace)))
 
 
 def check_neighbors(workspace: Workspace) -> None:

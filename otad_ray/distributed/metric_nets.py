@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import nn
 from otad_ray.artifacts import file_sha256, to_jsonable
 from otad_ray.data import Batch, Rows
 from otad_ray.distributed.backbones import check_neighbors, check_rows, held_out_split
-from otad_ray.distributed.networks import TrainedNetwork, ensure_network, network_directory, train_job
+from otad_ray.distributed.networks import TrainedNetwork, ensure_network, find_network, train_job
 from otad_ray.distributed.options import TrainJobConfig
 from otad_ray.distributed.training import SampleTask, Trainer, train_here
 from otad_ray.distributed.workspace import Workspace
@@ -23,6 +23,7 @@ from otad_ray.evaluation import neighbor_accuracy
 from otad_ray.models import (
     NO_METRIC,
     MetricNet,
+    MetricNetConfig,
     build_metric_net,
     load_metric_net,
     metric_net_config,
@@ -68,13 +69,7 @@ def find_metric(workspace: Workspace) -> MetricNet | None:
     """The preset's trained metric net, None for a preset without; InputError where there is none yet."""
     if not workspace.preset.has_metric:
         return None
-    directory = network_directory(workspace, _metric_net(workspace))
-    if not directory.is_dir():
-        raise InputError(
-            f"the metric net of preset {workspace.preset.name!r} is not in {directory}, so no memory can have been "
-            "built with it; leave out --memory, or give the options and the storage that the memory was built with"
-        )
-    return load_metric_net(directory)
+    return load_metric_net(find_network(workspace, _metric_net(workspace)))
 
 
 def check_metric_options(workspace: Workspace) -> None:
@@ -94,6 +89,15 @@ def check_metric_options(workspace: Workspace) -> None:
         )
     if preset.metric.weights is not None and not Path(preset.metric.weights).is_file():
         raise InputError(f"metric.weights is {preset.metric.weights}, which is no file; give a .safetensors file")
+    if preset.metric.weights is not None:
+        _check_weights(preset.metric, definition.shape)
+
+
+@cache
+def _check_weights(options: MetricNetConfig, shape: tuple[int, ...]) -> None:
+    """InputError for weights that do not fit, before a backbone is trained beside them; a file is read for it once."""
+    with torch.random.fork_rng([]):
+        build_metric_net(options, shape=shape)
 
 
 def _metric_net(workspace: Workspace) -> TrainedNetwork:

@@ -61,6 +61,17 @@ def network_directory(workspace: Workspace, network: TrainedNetwork) -> Path:
     return workspace.directory(network.kind, network.identity)
 
 
+def find_network(workspace: Workspace, network: TrainedNetwork) -> Path:
+    """The directory of a trained network, for a memory that was built with it; InputError where there is none yet."""
+    directory = network_directory(workspace, network)
+    if not directory.is_dir():
+        raise InputError(
+            f"the {_CALLED[network.kind]} of preset {workspace.preset.name!r} is not in {directory}, so no memory can "
+            "have been built with it; leave out --memory, or give the options and the storage that it was built with"
+        )
+    return directory
+
+
 def ensure_network(workspace: Workspace, network: TrainedNetwork, trainer: Trainer) -> Path:
     """The directory of a trained network; trained first where it is missing.
 

@@ -1,15 +1,13 @@
 """Training of a backbone, equation (14): the task's loss plus the transport energy."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from otad_ray.errors import InputError
 from otad_ray.models import Backbone
-from otad_ray.training.augmentation import Augmentation, CropAndFlip, check_augmentation
+from otad_ray.training.augmentation import Augmentation
 from otad_ray.training.loop import (
     BatchRows,
     InPrecision,
@@ -21,6 +19,7 @@ from otad_ray.training.loop import (
 )
 from otad_ray.training.objectives import objective_of
 from otad_ray.training.process_group import ProcessGroup
+from otad_ray.training.samples import Samples
 from otad_ray.training.state import EpochMetrics, TrainingStore
 
 
@@ -69,26 +68,22 @@ class _TransportProblem:
 
     def __init__(self, backbone: Backbone, inputs: Tensor, targets: Tensor, config: TrainingConfig) -> None:
         self._objective = objective_of(backbone, inputs, targets)
-        self._inputs, self._targets, self._config = inputs, targets, config
-        self._augmented = augmented(inputs, config.augmentation, config.seed)
+        self._samples, self._config = Samples(inputs, targets, config.augmentation, config.seed), config
         self.network = backbone
         self.forward = InPrecision(_Transport(backbone), config.precision)
         self.num_rows = len(inputs)
 
     @property
     def identity(self) -> Any:
-        return rows_identity(self._inputs, self._targets)
+        return self._samples.identity
 
     def start_epoch(self, epoch: int) -> None:
-        if self._augmented is not None:
-            self._augmented.start_epoch(epoch)
+        self._samples.start_epoch(epoch)
 
     def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
         device = next(self.network.parameters()).device
-        inputs, labels = self._inputs[batch.share].to(device), self._targets[batch.share].to(device)
-        if self._augmented is not None:
-            inputs = self._augmented(inputs, batch.share)
-        outputs, energy = forward(inputs)
+        outputs, energy = forward(self._samples.take_inputs(batch.share, device))
+        labels = self._samples.labels[batch.share].to(device)
         loss = self._objective.loss(outputs, labels) + self._config.energy_weight * energy.sum()
         score = self._objective.score(outputs, labels)
         return Step(loss, {"loss": loss, "energy": energy.sum(), self._objective.metric: score})
@@ -104,24 +99,3 @@ class _Transport(nn.Module):
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         features, energy = self.backbone.transport(full_precision(self.backbone.embed(inputs)))
         return full_precision(self.backbone.head(features)), full_precision(energy)
-
-
-def rows_identity(inputs: Tensor, targets: Tensor) -> Any:
-    """Changes when any row does."""
-    return [
-        list(inputs.shape),
-        *(hashlib.sha256(rows.cpu().contiguous().numpy().data).hexdigest() for rows in (inputs, targets)),
-    ]
-
-
-def augmented(inputs: Tensor, augmentation: Augmentation, seed: int) -> CropAndFlip | None:
-    """What changes images as they are trained on, or None; InputError for samples that are no images."""
-    check_augmentation(augmentation)
-    if augmentation == "none":
-        return None
-    if inputs.dim() != 4:
-        raise InputError(
-            f"augmentation {augmentation!r} is for images (channels, height, width), got samples of shape "
-            f"{tuple(inputs.shape[1:])}; take augmentation none"
-        )
-    return CropAndFlip(num_rows=len(inputs), edge=inputs.shape[-1], seed=seed)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from otad_ray.errors import InputError
 from otad_ray.models import MetricNet
 from otad_ray.training.augmentation import Augmentation
-from otad_ray.training.backbone import augmented, rows_identity
 from otad_ray.training.loop import BatchRows, InPrecision, LoopConfig, Step, full_precision, minimize
 from otad_ray.training.metric_losses import METRIC_LOSSES
 from otad_ray.training.process_group import ProcessGroup
+from otad_ray.training.samples import Samples
 from otad_ray.training.state import EpochMetrics, TrainingStore
 
 
@@ -60,29 +60,25 @@ def train_metric_net(
 
 class _MetricProblem:
     def __init__(self, net: MetricNet, inputs: Tensor, labels: Tensor, config: MetricTrainingConfig) -> None:
-        self._inputs, self._labels = inputs, labels
+        self._samples = Samples(inputs, labels, config.augmentation, config.seed)
         self._loss = METRIC_LOSSES[config.loss](config.margin)
-        self._augmented = augmented(inputs, config.augmentation, config.seed)
         self.network = net
         self.forward = InPrecision(net, config.precision)
         self.num_rows = len(inputs)
 
     @property
     def identity(self) -> Any:
-        return rows_identity(self._inputs, self._labels)
+        return self._samples.identity
 
     def start_epoch(self, epoch: int) -> None:
-        if self._augmented is not None:
-            self._augmented.start_epoch(epoch)
+        self._samples.start_epoch(epoch)
 
     def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
         device = next(self.network.parameters()).device
-        inputs = self._inputs[batch.share].to(device)
-        if self._augmented is not None:
-            inputs = self._augmented(inputs, batch.share)
+        inputs = self._samples.take_inputs(batch.share, device)
         # Each process differentiates the whole batch's loss in its own keys: together that is its gradient.
         keys = group.gather_shares(full_precision(forward(inputs)), len(batch.whole))
-        found = self._loss(keys, self._labels[batch.whole].to(device))
+        found = self._loss(keys, self._samples.labels[batch.whole].to(device))
         share = len(batch.share)
         sums = {"loss": found.loss * share, "active": found.loss.new_tensor(found.active * share / len(batch.whole))}
         return Step(found.loss * len(batch.whole), sums)

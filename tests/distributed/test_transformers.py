@@ -303,6 +303,8 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None
         return TrainJobConfig(preset=asked, storage=str(tmp_path))
 
     digits = PRESETS["digits"]
+    empty = tmp_path / "empty.safetensors"
+    empty.touch()
     for asked, message in [
         (digits, "has no metric net .* give one with --metric.architecture"),
         (preset(metric=MetricNetConfig(architecture="resnet18")), r"resnet18.*\(1, 8, 8\)"),
@@ -314,6 +316,10 @@ def test_bad_input_is_refused_before_anything_is_trained(tmp_path: Path) -> None
         (
             replace(PRESETS["cifar10_vit"], metric=MetricNetConfig(architecture="resnet18", weights="nowhere.pth")),
             r"metric.weights is /.*/nowhere\.pth, which is no file",
+        ),
+        (
+            replace(PRESETS["cifar10_vit"], metric=MetricNetConfig(architecture="resnet18", weights=str(empty))),
+            r"empty\.safetensors cannot be read as safetensors",
         ),
     ]:
         with pytest.raises(InputError, match=message):
