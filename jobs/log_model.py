@@ -4,8 +4,8 @@ python jobs/log_model.py                      # OTAD on digits
 python jobs/log_model.py mnist --defense knn --register mnist-knn
 """
 
-from otad_ray.distributed.cli import main
-from otad_ray.distributed.models import LogModelConfig, run_log_model
+from otad_ray.jobs.cli import main
+from otad_ray.jobs.log_model import LogModelConfig, run_log_model
 
 if __name__ == "__main__":
     main(LogModelConfig, run_log_model, description=__doc__ or "")

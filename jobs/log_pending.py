@@ -4,8 +4,8 @@ python jobs/log_pending.py
 python jobs/log_pending.py --storage DIR --tracking-uri http://127.0.0.1:5000
 """
 
-from otad_ray.distributed.cli import check_main
-from otad_ray.distributed.pending import LogPendingConfig, run_log_pending
+from otad_ray.jobs.cli import check_main
+from otad_ray.jobs.log_pending import LogPendingConfig, run_log_pending
 
 if __name__ == "__main__":
     check_main(

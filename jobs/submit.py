@@ -6,7 +6,7 @@ python jobs/submit.py --no-wait nightly_sweep
 
 from pathlib import Path
 
-from otad_ray.distributed.job_client import main
+from otad_ray.cluster.job_client import main
 
 if __name__ == "__main__":
     raise SystemExit(main(repository=Path(__file__).resolve().parents[1], description=__doc__ or ""))

@@ -4,9 +4,9 @@ python jobs/train_backbone.py mnist --training.epochs 20 --training.energy-weigh
 python jobs/train_backbone.py mnist --num-workers 2      # the same backbone; killed, the same command goes on
 """
 
-from otad_ray.distributed.backbones import run_training
-from otad_ray.distributed.cli import main
-from otad_ray.distributed.options import TrainJobConfig
+from otad_ray.jobs.cli import main
+from otad_ray.options import TrainJobConfig
+from otad_ray.recipes.backbone import run_training
 
 if __name__ == "__main__":
     main(TrainJobConfig, run_training, description=__doc__ or "")

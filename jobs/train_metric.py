@@ -4,9 +4,9 @@ python jobs/train_metric.py digits_vit
 python jobs/train_metric.py cifar10_vit --metric.architecture orthogonal     # 1-Lipschitz: predictions can be certified
 """
 
-from otad_ray.distributed.cli import main
-from otad_ray.distributed.metric_nets import run_metric_training
-from otad_ray.distributed.options import TrainJobConfig
+from otad_ray.jobs.cli import main
+from otad_ray.options import TrainJobConfig
+from otad_ray.recipes.metric_net import run_metric_training
 
 if __name__ == "__main__":
     main(TrainJobConfig, run_metric_training, description=__doc__ or "", default_preset="digits_vit")

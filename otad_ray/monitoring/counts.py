@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from otad_ray.evaluation.record_schema import RecordStatus
+from otad_ray.evaluation.records.schema import RecordStatus
 from otad_ray.monitoring.metrics import (
     GRADIENT_QUERIES,
     QUERIES,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from otad_ray.cip import Status
-from otad_ray.evaluation.record_schema import RecordStatus
+from otad_ray.evaluation.records.schema import RecordStatus
 from otad_ray.monitoring.metrics import (
     GRADIENT_QUERIES,
     JOB_RATE,

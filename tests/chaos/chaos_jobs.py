@@ -19,14 +19,14 @@ import pyarrow.parquet as pq
 from digits_jobs import descendants, job_command
 from threadpoolctl import threadpool_limits
 
-from otad_ray.distributed import cli
-from otad_ray.distributed.defenses import find_defenses
-from otad_ray.distributed.labels import LabelJobConfig, LabelTask, run_label_job
-from otad_ray.distributed.memories import ensure_memory
-from otad_ray.distributed.options import ActorJobConfig
-from otad_ray.distributed.sweep import SweepConfig, make_plan, run_attack_sweep
-from otad_ray.distributed.sweep_units import attack_units, clean_unit
-from otad_ray.distributed.workspace import Workspace
+from otad_ray.jobs import cli
+from otad_ray.jobs.attack_sweep import SweepConfig, make_plan, run_attack_sweep
+from otad_ray.options import ActorJobConfig
+from otad_ray.recipes.defenses import find_defenses
+from otad_ray.recipes.labels import LabelJobConfig, LabelTask, run_label_job
+from otad_ray.recipes.memory import ensure_memory
+from otad_ray.recipes.workspace import Workspace
+from otad_ray.sweep.units import attack_units, clean_unit
 
 PRESET = ("--training.epochs", "3", "--neighbors", "3")
 ACTORS = 2

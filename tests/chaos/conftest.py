@@ -10,10 +10,10 @@ from chaos_jobs import JOBS, LOOPBACK, PRESET, Job, Rows, run_here
 from chaos_verdict import Verdict
 from ray.cluster_utils import Cluster
 
-from otad_ray.distributed.cli import parse
-from otad_ray.distributed.defenses import find_defenses
-from otad_ray.distributed.options import JobConfig
-from otad_ray.distributed.workspace import Workspace
+from otad_ray.jobs.cli import parse
+from otad_ray.options import JobConfig
+from otad_ray.recipes.defenses import find_defenses
+from otad_ray.recipes.workspace import Workspace
 
 
 @pytest.fixture(scope="session")

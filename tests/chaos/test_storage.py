@@ -11,11 +11,11 @@ from chaos_disk import Disk
 from chaos_jobs import LABELS, PRESET, Driver, Job, leave_temporary, run_here, wait_for_shards
 from chaos_verdict import Verdict, temporaries
 
-from otad_ray.distributed import cli
-from otad_ray.distributed.memories import run_memory_build
-from otad_ray.distributed.options import JobConfig
 from otad_ray.errors import RetryableError
+from otad_ray.jobs import cli
 from otad_ray.memory import NeighborMemory
+from otad_ray.options import JobConfig
+from otad_ray.recipes.memory import run_memory_build
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

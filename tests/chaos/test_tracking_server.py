@@ -13,7 +13,7 @@ import pytest
 from chaos_jobs import Job, run_here
 from chaos_verdict import Verdict
 
-from otad_ray.distributed.pending import LogPendingConfig, run_log_pending
+from otad_ray.jobs.log_pending import LogPendingConfig, run_log_pending
 from otad_ray.tracking import pending_files
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

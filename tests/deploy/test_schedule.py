@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
-from otad_ray.distributed.nightly import NightlyConfig
-from otad_ray.distributed.submission import VARIABLES
+from otad_ray.cluster.submission import VARIABLES
+from otad_ray.jobs.nightly_sweep import NightlyConfig
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 KUBERNETES = DEPLOY / "kubernetes"

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from otad_ray.distributed.labels import LabelJobConfig
 from otad_ray.presets import PRESETS, Preset
+from otad_ray.recipes.labels import LabelJobConfig
 
 REPOSITORY = Path(__file__).parents[2]
 # The same preset as configuration and as options.

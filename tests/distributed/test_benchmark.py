@@ -8,8 +8,8 @@ import mlflow
 import pytest
 from digits_jobs import quick_preset
 
-from otad_ray.distributed.benchmark import BenchmarkConfig, run_benchmark
 from otad_ray.errors import InputError
+from otad_ray.jobs.benchmark import BenchmarkConfig, run_benchmark
 from otad_ray.presets import PRESETS
 
 pytestmark = pytest.mark.usefixtures("cluster")

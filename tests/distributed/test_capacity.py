@@ -18,8 +18,8 @@ from mosek_standin import install
 
 from otad_ray.artifacts import to_jsonable
 from otad_ray.cip import Status
-from otad_ray.distributed import capacity
-from otad_ray.distributed.capacity import (
+from otad_ray.engine import capacity
+from otad_ray.engine.capacity import (
     MOSEK_TOKEN,
     PoolRequest,
     actor_pool,
@@ -27,13 +27,13 @@ from otad_ray.distributed.capacity import (
     check_num_actors,
     wait_for_room,
 )
-from otad_ray.distributed.labels import LabelTask
-from otad_ray.distributed.metrics import Recorder
-from otad_ray.distributed.options import TrainJobConfig
-from otad_ray.distributed.sharded_run import ShardActor, Work
-from otad_ray.distributed.shards import ShardedDirectory
+from otad_ray.engine.metrics_actor import Recorder
+from otad_ray.engine.run import ShardActor, Work
+from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.errors import InputError
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory
+from otad_ray.options import TrainJobConfig
+from otad_ray.recipes.labels import LabelTask
 
 
 class Machines:
@@ -110,7 +110,7 @@ def test_a_wait_is_bounded_and_says_what_there_is(monkeypatch: pytest.MonkeyPatc
     with refused, actor_pool(dual(num_actors=8, wait=0.05), work=1000):
         pass
     assert machines.requests[-1] == []
-    monkeypatch.setattr("otad_ray.distributed.cluster._SETTLE_SECONDS", 0)
+    monkeypatch.setattr("otad_ray.engine.ray_session._SETTLE_SECONDS", 0)
     Machines(monkeypatch, CPU=0)
     with pytest.raises(InputError, match=r"no spare CPU.*--capacity-wait SECONDS"):
         check_num_actors(dual(num_actors=8), None)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from otad_ray.distributed.defenses import DefenseSource, _own, build_module, check_names
 from otad_ray.errors import InputError
+from otad_ray.recipes.defenses import DefenseSource, _own, build_module, check_names
 
 SHAPE = (1, 2, 2)
 

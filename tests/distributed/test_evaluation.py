@@ -11,10 +11,10 @@ from digits_jobs import quick_preset
 from otad_ray.cip import Status
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
-from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
 from otad_ray.errors import InputError
 from otad_ray.evaluation import StandardMetrics, relative_error
-from otad_ray.evaluation.standard import NO_PREDICTION
+from otad_ray.evaluation.records.standard import NO_PREDICTION
+from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
 from otad_ray.training import accuracy
 
 pytestmark = pytest.mark.usefixtures("cluster")

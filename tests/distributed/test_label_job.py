@@ -12,14 +12,14 @@ from digits_jobs import ROWS, label_config, quick_preset, read_labels
 from sklearn.datasets import load_digits
 
 from otad_ray.cip import SolverUnavailableError, check_solver
-from otad_ray.distributed.backbones import ensure_backbone
-from otad_ray.distributed.labels import run_label_job
-from otad_ray.distributed.memories import run_memory_build
-from otad_ray.distributed.options import JobConfig
-from otad_ray.distributed.shards import write_shard
-from otad_ray.distributed.workspace import Workspace
+from otad_ray.engine.shards import write_shard
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
+from otad_ray.options import JobConfig
+from otad_ray.recipes.backbone import ensure_backbone
+from otad_ray.recipes.labels import run_label_job
+from otad_ray.recipes.memory import run_memory_build
+from otad_ray.recipes.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

@@ -15,8 +15,8 @@ import mlflow
 import pytest
 from digits_jobs import QUICK_OPTIONS, descendants, job_command, run_job, wait_for
 
-from otad_ray.distributed.cli import check_main
-from otad_ray.distributed.pending import LogPendingConfig, run_log_pending
+from otad_ray.jobs.cli import check_main
+from otad_ray.jobs.log_pending import LogPendingConfig, run_log_pending
 
 
 def run(script: str, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:

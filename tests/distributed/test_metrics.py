@@ -19,9 +19,9 @@ from digits_jobs import REPOSITORY, wait_for
 from local_servers import Head, find_tool, ray_head
 from ray.exceptions import GetTimeoutError
 
-from otad_ray.distributed.metrics import JobProgress, Recorder
-from otad_ray.distributed.shard_seconds import stage_seconds, with_seconds
-from otad_ray.distributed.shards import ShardedDirectory, write_shard
+from otad_ray.engine.metrics_actor import JobProgress, Recorder
+from otad_ray.engine.shard_seconds import stage_seconds, with_seconds
+from otad_ray.engine.shards import ShardedDirectory, write_shard
 from otad_ray.monitoring.metrics import JOB_ROWS_DONE, JOB_RUNNING, ROWS, Amount, Metric
 
 AMOUNT = Amount(ROWS, {"kind": "labels", "preset": "digits", "status": "solved"}, 3)
@@ -101,7 +101,7 @@ def test_a_shard_says_what_it_took_also_when_rows_are_computed_again(tmp_path: P
 
 KILL = """
 import os, signal, sys, time, ray
-from otad_ray.distributed.metrics import ACTOR, NAMESPACE, Recorder, record_night
+from otad_ray.engine.metrics_actor import ACTOR, NAMESPACE, Recorder, record_night
 from otad_ray.monitoring.metrics import ROWS, Amount
 
 ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)

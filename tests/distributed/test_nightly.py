@@ -7,9 +7,9 @@ import mlflow
 import pytest
 from digits_jobs import quick_preset
 
-from otad_ray.distributed.cli import check_main
-from otad_ray.distributed.nightly import NightlyConfig, run_nightly, sweep_presets
 from otad_ray.errors import InputError
+from otad_ray.jobs.cli import check_main
+from otad_ray.jobs.nightly_sweep import NightlyConfig, run_nightly, sweep_presets
 from otad_ray.presets import Preset
 
 

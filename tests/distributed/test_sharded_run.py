@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
-from otad_ray.distributed import sharded_run
-from otad_ray.distributed.shards import Shard
+from otad_ray.engine import run as sharded_run
+from otad_ray.engine.shards import Shard
 from otad_ray.errors import RetryableError
 
 TODO = [(0, Shard(index, 4 * index, 4 * index + 4)) for index in range(5)]

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from otad_ray.artifacts import atomic_directory, atomic_file, remove_abandoned, write_json_once
-from otad_ray.distributed.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
+from otad_ray.engine.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
 from otad_ray.errors import InputError, RetryableError
 
 RETRYABLE = frozenset({"interrupted"})

@@ -11,8 +11,8 @@ import pytest
 from digits_jobs import REPOSITORY
 from ray.job_submission import JobStatus
 
-from otad_ray.distributed import job_client
-from otad_ray.distributed.submission import VARIABLES, Submission, plan_submission
+from otad_ray.cluster import job_client
+from otad_ray.cluster.submission import VARIABLES, Submission, plan_submission
 from otad_ray.errors import InputError
 
 SECRET = "opensesame"

@@ -16,10 +16,10 @@ from digits_jobs import quick_preset
 from otad_ray.artifacts import read_manifest
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import load_defense
-from otad_ray.distributed.sweep import SweepConfig, run_attack_sweep
-from otad_ray.distributed.sweep_report import OUTCOMES
 from otad_ray.errors import InputError
+from otad_ray.jobs.attack_sweep import SweepConfig, run_attack_sweep
 from otad_ray.presets import PRESETS
+from otad_ray.sweep.report import OUTCOMES
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

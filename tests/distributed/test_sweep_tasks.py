@@ -17,12 +17,12 @@ from otad_ray.attacks import Budget, find_attack
 from otad_ray.certification import certified_radius
 from otad_ray.data import DataFolders
 from otad_ray.defenses import KNN, OTAD, MemoryDefense
-from otad_ray.distributed import sweep_tasks
-from otad_ray.distributed.shards import Shard, ShardedDirectory, write_shard
-from otad_ray.distributed.sweep_tasks import COHORT_SIZE, RETRYABLE_RECORDS, AttackTask, CleanTask, Samples
+from otad_ray.engine.shards import Shard, ShardedDirectory, write_shard
 from otad_ray.evaluation import Evidence, evaluate_batch, find_flags
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import build_backbone
+from otad_ray.sweep import tasks as sweep_tasks
+from otad_ray.sweep.tasks import COHORT_SIZE, RETRYABLE_RECORDS, AttackTask, CleanTask, Samples
 from otad_ray.training import TrainingConfig, train_backbone
 
 PRESET = quick_preset()

@@ -15,13 +15,13 @@ from digits_jobs import ROWS, descendants, is_running, job_command, quick_preset
 
 from otad_ray.artifacts import one_at_a_time
 from otad_ray.data import data_set, load_all, open_split
-from otad_ray.distributed.backbones import ensure_backbone, run_training
-from otad_ray.distributed.cluster import WorkerResources, worker_resources
-from otad_ray.distributed.options import JobConfig, TrainJobConfig
-from otad_ray.distributed.workspace import Workspace
+from otad_ray.engine.ray_session import WorkerResources, worker_resources
 from otad_ray.errors import InputError
 from otad_ray.models import Backbone, build_backbone, load_backbone
+from otad_ray.options import JobConfig, TrainJobConfig
 from otad_ray.presets import Preset
+from otad_ray.recipes.backbone import ensure_backbone, run_training
+from otad_ray.recipes.workspace import Workspace
 from otad_ray.training import EpochMetrics, accuracy, train_backbone
 
 

@@ -20,21 +20,21 @@ from otad_ray.certification import certified_radius
 from otad_ray.cip import Regularity
 from otad_ray.data import load_all, open_split
 from otad_ray.defenses import load_defense
-from otad_ray.distributed import memories
-from otad_ray.distributed.cip_nets import CipNetJobConfig, CipNetTask, ensure_cip_net, run_cip_net_training
-from otad_ray.distributed.defenses import find_defenses, save_memory_defenses, save_otad_nn
-from otad_ray.distributed.evaluation import EvaluateConfig, run_evaluation
-from otad_ray.distributed.memories import ensure_memory
-from otad_ray.distributed.metric_nets import ensure_metric, run_metric_training
-from otad_ray.distributed.options import JobConfig, TrainJobConfig
-from otad_ray.distributed.shards import write_shard
-from otad_ray.distributed.sweep import SweepConfig, run_attack_sweep
-from otad_ray.distributed.training import train_here
-from otad_ray.distributed.workspace import Workspace
+from otad_ray.engine.shards import write_shard
+from otad_ray.engine.training import train_here
 from otad_ray.errors import InputError
+from otad_ray.jobs.attack_sweep import SweepConfig, run_attack_sweep
+from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import BackboneConfig, CipNetOptions, MetricNetConfig, ViTOptions
+from otad_ray.options import JobConfig, TrainJobConfig
 from otad_ray.presets import PRESETS, Preset
+from otad_ray.recipes import memory as memories
+from otad_ray.recipes.cip_net import CipNetJobConfig, CipNetTask, ensure_cip_net, run_cip_net_training
+from otad_ray.recipes.defenses import find_defenses, save_memory_defenses, save_otad_nn
+from otad_ray.recipes.memory import ensure_memory
+from otad_ray.recipes.metric_net import ensure_metric, run_metric_training
+from otad_ray.recipes.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

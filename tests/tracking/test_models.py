@@ -13,8 +13,8 @@ import torch
 
 from otad_ray.artifacts import read_manifest
 from otad_ray.defenses import OTAD, OTADNN, Defense, Undefended, load_defense
-from otad_ray.distributed.models import LogModelConfig
 from otad_ray.errors import InputError
+from otad_ray.jobs.log_model import LogModelConfig
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import (
     BackboneConfig,

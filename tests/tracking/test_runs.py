@@ -12,7 +12,7 @@ import mlflow
 import pytest
 
 from otad_ray.artifacts import one_at_a_time
-from otad_ray.distributed.pending import LogPendingConfig, run_log_pending
+from otad_ray.jobs.log_pending import LogPendingConfig, run_log_pending
 from otad_ray.tracking import (
     DataRecord,
     RunRecord,

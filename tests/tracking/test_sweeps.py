@@ -9,8 +9,8 @@ import mlflow
 import pytest
 
 from otad_ray.attacks import Budget, find_attack
-from otad_ray.distributed import sweep_tracking
-from otad_ray.distributed.sweep_tracking import track_sweep
+from otad_ray.sweep import tracking as sweep_tracking
+from otad_ray.sweep.tracking import track_sweep
 from otad_ray.tracking import RunRecord, default_tracking_uri, pending_files, store, track
 
 

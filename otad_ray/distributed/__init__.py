@@ -1,1 +1,0 @@
-"""The jobs on Ray: the only package that imports ray."""

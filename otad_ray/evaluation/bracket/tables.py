@@ -1,0 +1,163 @@
+"""A sweep's results as text for people, and as entries in RobustBench's format."""
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from math import isclose, isfinite
+from typing import Any
+
+from otad_ray.errors import InputError
+from otad_ray.evaluation.bracket.proportions import Proportion
+from otad_ray.evaluation.bracket.regression_errors import RegressionReport
+from otad_ray.evaluation.bracket.report import BudgetResult, RobustnessReport
+from otad_ray.evaluation.flags.flag import Flag
+
+_THREAT_MODELS = {"l2": "L2", "linf": "Linf"}
+_NONE = "-"
+
+
+def report_table(name: str, report: RobustnessReport, flags: Iterable[Flag], *, norm: str, eps_unit: str) -> str:
+    """Plain text, a row per budget of a norm, in percent; then notes, and the flags as they are ordered.
+
+    Attacks that ran on fewer samples than the worst case are marked with `*`, their numbers of samples in a note.
+    """
+    budgets = [budget for budget in report.budgets if budget.norm == norm]
+    attacks = sorted({result.attack for result in report.attacks if result.norm == norm})
+    shares = {(result.attack, result.eps): result.robust for result in report.attacks if result.norm == norm}
+    header = ["eps", "standard", "certified", "worst case [95 %]", *attacks]
+    rows = [
+        [
+            f"{budget.eps:g}",
+            _percent(report.standard),
+            _percent(budget.certified),
+            f"{_percent(budget.worst_case)} [{_number(budget.worst_case.low)}, {_number(budget.worst_case.high)}]",
+            *(_marked(shares.get((attack, budget.eps)), budget) for attack in attacks),
+        ]
+        for budget in budgets
+    ]
+    title = f"{name}: accuracy in % under {norm} perturbations, eps: {eps_unit}"
+    return "\n".join([title, *_aligned([header, *rows]), *_notes(report, budgets, norm), *_flag_lines(flags)])
+
+
+def regression_table(name: str, report: RegressionReport, flags: Iterable[Flag], *, norm: str, eps_unit: str) -> str:
+    """Plain text, a row per attack and budget of a norm; then the flags."""
+    clean = _NONE if report.clean_mse is None else f"{report.clean_mse:.4f}"
+    rows = [["eps", "attack", "n", "MSE", "E", "SMAPE"]]
+    for result in report.attacks:
+        if result.norm == norm:
+            errors = result.errors
+            means = (_NONE if value is None else f"{value:.4f}" for value in (errors.mse, errors.e, errors.smape))
+            rows.append([f"{result.eps:g}", result.attack, str(errors.n), *means])
+    for budget in report.budgets:
+        if budget.norm == norm and budget.worst_mse is not None:
+            rows.append([f"{budget.eps:g}", "worst case", str(budget.n), f"{budget.worst_mse:.4f}", _NONE, _NONE])
+    title = f"{name}: errors under {norm} perturbations, eps: {eps_unit}; clean MSE {clean}"
+    return "\n".join([title, *_aligned(rows), *_flag_lines(flags)])
+
+
+def robustbench_entry(
+    report: RobustnessReport,
+    *,
+    name: str,
+    dataset: str,
+    norm: str,
+    eps: float,
+    architecture: str | None = None,
+    autoattack: str = "autoattack",
+    footnote: str | None = None,
+    unreliable: bool = False,
+) -> dict[str, Any]:
+    """The content of RobustBench's `model_info/<dataset>/<threat_model>/<name>.json` for a norm and budget.
+
+    RobustBench's own fields: eps and accuracies are strings, accuracies in percent with two decimals ("83.68"), eps of
+    images as a fraction ("8/255"); autoattack_acc is that of the attack called `autoattack`, null unless it ran on all;
+    external is the best known evaluation beside it, here the worst case over all attacks; reported is the number that
+    is claimed, here the worst case too; unreliable: whether flags speak against the numbers. link, authors and venue
+    are null, for people to fill in. Ours: threat_model, num_samples, worst_case_interval, certified_acc.
+    RobustBench evaluates 10,000 samples of CIFAR (5,000 of ImageNet): compare num_samples before comparing entries.
+
+    Raises InputError for a budget that the report does not hold.
+    """
+    budget = next((found for found in report.budgets if (found.norm, found.eps) == (norm, eps)), None)
+    if budget is None:
+        known = ", ".join(f"{found.norm} {found.eps:g}" for found in report.budgets)
+        raise InputError(f"no result at {norm} eps {eps:g}; there are: {known}")
+    shares = {(result.attack, result.norm, result.eps): result.robust for result in report.attacks}
+    worst = _percent(budget.worst_case, 2)
+    by_autoattack = shares.get((autoattack, norm, eps))
+    return {
+        "link": None,
+        "name": name,
+        "authors": None,
+        "additional_data": False,
+        "number_forward_passes": 1,
+        "dataset": dataset,
+        "venue": None,
+        "architecture": architecture,
+        "eps": eps_text(eps),
+        "clean_acc": _percent(report.standard, 2),
+        "reported": worst,
+        "autoattack_acc": _percent(by_autoattack, 2)
+        if by_autoattack and by_autoattack.n == budget.worst_case.n
+        else None,
+        "external": worst,
+        "footnote": footnote,
+        "unreliable": unreliable,
+        "threat_model": _THREAT_MODELS[norm],
+        "num_samples": budget.worst_case.n,
+        "worst_case_interval": [_number(budget.worst_case.low, 2), _number(budget.worst_case.high, 2)],
+        "certified_acc": None if budget.certified is None else _percent(budget.certified, 2),
+    }
+
+
+def eps_text(eps: float) -> str:
+    """eps as RobustBench writes it: "8/255" for a budget of whole pixel steps, else a decimal."""
+    if not isfinite(eps):
+        return f"{eps:g}"
+    steps = round(255 * eps)
+    # 0.2 is 51/255, and better said as 0.2.
+    is_steps = isclose(255 * eps, steps, rel_tol=1e-6) and Fraction(steps, 255).denominator > 10
+    return f"{steps}/255" if is_steps else f"{eps:g}"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+
+
+def _number(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f}"
+
+
+def _percent(share: Proportion | None, digits: int = 1) -> str:
+    return _NONE if share is None or not share.n else _number(share.value, digits)
+
+
+def _marked(share: Proportion | None, budget: BudgetResult) -> str:
+    return _percent(share) + ("*" if share is not None and share.n < budget.worst_case.n else "")
+
+
+def _notes(report: RobustnessReport, budgets: Sequence[BudgetResult], norm: str) -> list[str]:
+    sizes = sorted({budget.worst_case.n for budget in budgets})
+    notes = [f"  n = {' to '.join(map(str, sorted({sizes[0], sizes[-1]})))}" if sizes else "  no results"]
+    for budget in budgets:
+        fewer = [
+            f"{result.attack} {result.robust.n}"
+            for result in report.attacks
+            if (result.norm, result.eps) == (norm, budget.eps) and result.robust.n < budget.worst_case.n
+        ]
+        if fewer:
+            common = f"; where all ran, n = {budget.common.n}: worst case {_percent(budget.common)}"
+            notes.append(f"  * eps {budget.eps:g}: n of {', '.join(fewer)}{common}")
+        if budget.unevaluated:
+            notes.append(
+                f"  eps {budget.eps:g}: {budget.unevaluated} samples count as broken because an attack raised an error"
+            )
+        if budget.unsolved:
+            notes.append(f"  eps {budget.eps:g}: {budget.unsolved} samples had adversarial inputs that were not solved")
+    if report.early_stop:
+        notes.append("  each attack was spared what another had broken: its column contains the others'")
+    return notes
+
+
+def _flag_lines(flags: Iterable[Flag]) -> list[str]:
+    return [f"  {flag.severity.upper()} {flag.name}: {flag.message}" for flag in flags]

@@ -1,0 +1,1 @@
+"""Diagnostics of backbones, metric nets and labels."""

@@ -1,0 +1,1 @@
+"""Flags: the reasons for which numbers of a sweep cannot be trusted."""

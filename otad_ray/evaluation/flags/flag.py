@@ -1,0 +1,100 @@
+"""What a sweep's numbers cannot be trusted for, as data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+from otad_ray.errors import InputError
+from otad_ray.evaluation.bracket.attack_outcomes import Outcome, attack_outcomes, has_status
+from otad_ray.evaluation.records.schema import RecordStatus
+
+Severity = Literal["grave", "warning", "info"]
+# gradient: iterative, with gradients of any kind. one_step: with one gradient. noise: blind to the defense. surrogate:
+# with gradients of something else, such as another net or distances to training points. ensemble: of several kinds.
+AttackKind = Literal["gradient", "one_step", "black_box", "surrogate", "ensemble", "noise"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flag:
+    """One finding. value: what was measured, threshold: what it was held against. None: of no one attack or budget."""
+
+    name: str
+    severity: Severity
+    message: str
+    attack: str | None = None
+    norm: str | None = None
+    eps: float | None = None
+    value: float | None = None
+    threshold: float | None = None
+
+
+def flag_at(
+    outcome: Outcome, *, name: str, severity: Severity, message: str, value: float | None, threshold: float
+) -> Flag:
+    """A finding on one attack at one budget."""
+    return Flag(
+        name=name,
+        severity=severity,
+        message=message,
+        attack=outcome.attack,
+        norm=outcome.norm,
+        eps=outcome.eps,
+        value=value,
+        threshold=threshold,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evidence:
+    """What the checks look at: records of one defense, of which METRIC_COLUMNS are read, and what else is known.
+
+    kinds: of every attack in the records. certificates: as described in `otad_ray.evaluation.bracket.certified`.
+    net_records: of the undefended net, under the same attacks. unbounded_eps: by norm, a budget at which nothing can be
+    robust. doubled: pairs of an attack and the same attack with twice the iterations. clean: of `clean_records`.
+
+    Raises InputError for an attack without a kind.
+    """
+
+    records: pa.Table
+    kinds: Mapping[str, AttackKind]
+    certificates: pa.Table | None = None
+    net_records: pa.Table | None = None
+    unbounded_eps: Mapping[str, float] = field(default_factory=dict)
+    doubled: tuple[tuple[str, str], ...] = ()
+    clean: pa.Table | None = None
+
+    def __post_init__(self) -> None:
+        for attack in self.records["attack"].unique().to_pylist():
+            kind = self.kinds.get(attack)
+            if kind not in get_args(AttackKind):
+                raise InputError(
+                    f"kind of attack {attack!r} is {kind!r}, need one of {', '.join(get_args(AttackKind))}"
+                )
+
+    @cached_property
+    def regression(self) -> bool:
+        return pa.types.is_floating(self.records["label"].type)
+
+    @cached_property
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return attack_outcomes(self.records)
+
+    @cached_property
+    def net_outcomes(self) -> tuple[Outcome, ...]:
+        return () if self.net_records is None else attack_outcomes(self.net_records)
+
+    @property
+    def early_stop(self) -> bool:
+        """Whether samples were skipped once broken: then an attack's records are not its own doing."""
+        return bool(has_status(self.records, RecordStatus.SKIPPED).any())
+
+    def of_kind(self, kind: AttackKind) -> list[Outcome]:
+        return [outcome for outcome in self.outcomes if self.kinds[outcome.attack] == kind]
+
+
+def place(outcome: Outcome) -> str:
+    """The attack and its budget, for messages."""
+    return f"{outcome.attack} at {outcome.norm} eps {outcome.eps:g}"

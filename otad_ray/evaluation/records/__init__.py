@@ -1,0 +1,1 @@
+"""Records: one row per sample, of attacks, of clean passes and of evaluations."""

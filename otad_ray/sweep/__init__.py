@@ -1,0 +1,1 @@
+"""The attack sweep: its plan, its tasks, and its report."""
