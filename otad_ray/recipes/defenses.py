@@ -1,8 +1,6 @@
 """The defenses that jobs evaluate and attack, by name: saved once, opened by path in every actor; a user's own too."""
 
 import hashlib
-import importlib.util
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,7 +10,6 @@ from typing import Any, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from otad_ray.artifacts import file_sha256
 from otad_ray.cip import CrossTerm
 from otad_ray.defenses import KNN, OTAD, OTADNN, Defense, MemoryDefense, Undefended, load_defense
 from otad_ray.defenses.otad_nn import check_problem
@@ -23,12 +20,15 @@ from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
 from otad_ray.recipes.workspace import Workspace
+from otad_ray.user_module import absolute_location, call_object, fingerprint, is_location, load_object, split_location
 
 # OTAD-T-NN, whose CIP-net is trained, and labeled for, only where it is asked for.
 OTAD_NN = "otad_nn"
 # Of each: the same but over the net without residual connections ("plain"), or with the authors' cross term.
 NAMES = ("otad", "otad_released", OTAD_NN, "knn", "net", "plain_otad", "plain_net")
 NET = "net"
+# What a user's file is asked for.
+_EXPECTED = "a function that returns a torch.nn.Module"
 _PLAIN = "plain_"
 _RESIDUAL_ARCHITECTURE, _PLAIN_ARCHITECTURE = "fc_resnet", "fc_plain"
 
@@ -70,28 +70,26 @@ def open_defense(directory: str, search: str) -> Defense:
     return load_defense(directory, search=search)
 
 
-@lru_cache(maxsize=16)
 def build_module(location: str) -> nn.Module:
-    """What the function of `file.py:function` returns, once per process; InputError where that is no module."""
-    path, function = _split(location)
-    name = f"otad_ray_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is no Python file; its name must end with .py")
-    module = importlib.util.module_from_spec(spec)
-    # Where dataclasses and pickle look for it; and its neighbors can be imported, as in a script.
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-        built = getattr(module, function)()
-    except Exception as error:
-        raise InputError(f"{location} cannot be built: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent))
+    """Return what the function of `file.py:function` returns, in evaluation mode.
+
+    It is called once per process for the same content of the file. Raises InputError if it returns no module.
+    """
+    return _build_module(location, load_object(location, expected=_EXPECTED))
+
+
+@lru_cache(maxsize=16)
+def _build_module(location: str, function: object) -> nn.Module:
+    """Build the module; `function` tells one content of the file from another."""
+    built = call_object(location, expected=_EXPECTED)
     if not isinstance(built, nn.Module):
         raise InputError(f"{location} returned a {type(built).__name__}, need a torch.nn.Module from inputs to logits")
-    return built.eval()
+    try:
+        # Not every module returns itself.
+        built.eval()
+    except Exception as error:
+        raise InputError(f"{location} returned a module that eval() fails on: {error}") from error
+    return built
 
 
 def find_defenses(
@@ -106,7 +104,7 @@ def find_defenses(
     for name in names:
         if name not in NAMES:
             # One that cannot be built is said before anything is trained for it.
-            build_module(_absolute(name))
+            build_module(absolute_location(name, expected=_EXPECTED))
     if OTAD_NN in names and cip_net is not None:
         open_cip_net(workspace, cip_net)
     if any(name.startswith(_PLAIN) for name in names):
@@ -134,8 +132,8 @@ def check_names(names: Sequence[str]) -> None:
     if not names:
         raise InputError(f"need a defense; known: {', '.join(NAMES)}, or path/to/file.py:function for your own")
     for name in names:
-        if ":" in name:
-            _split(name)
+        if is_location(name):
+            split_location(name, expected=_EXPECTED)
         elif name not in NAMES:
             raise InputError(
                 f"unknown defense {name!r}; known: {', '.join(NAMES)}, or path/to/file.py:function for your own"
@@ -157,11 +155,13 @@ def _known(workspace: Workspace, search: str) -> dict[str, DefenseSource]:
 
 
 def _own(location: str, guide: str, shape: tuple[int, ...]) -> DefenseSource:
-    path, function = _split(location)
-    location = _absolute(location)
+    path, function = split_location(location, expected=_EXPECTED)
+    location = f"{path}:{function}"
     module = build_module(location)
     state = _state_digest(module)
-    digest = hashlib.sha256(f"{file_sha256(path)} {function} {state}".encode() + _answers(module, shape))
+    # Asked for its answers first: what it imports only then is part of the fingerprint too.
+    answers = _answers(module, shape)
+    digest = hashlib.sha256(f"{fingerprint(location)} {state}".encode() + answers)
     name = f"{path.stem}.{function}"
     return DefenseSource(name, location, guide, digest.hexdigest()[:12], state=state)
 
@@ -188,20 +188,6 @@ def _answers(module: nn.Module, shape: tuple[int, ...]) -> bytes:
     except Exception:
         # What is wrong with it is told by those who ask it for real samples.
         return b""
-
-
-def _absolute(location: str) -> str:
-    """The same in every working directory, and so built once."""
-    path, function = _split(location)
-    return f"{path}:{function}"
-
-
-def _split(location: str) -> tuple[Path, str]:
-    file, _, function = location.rpartition(":")
-    path = Path(file).expanduser().absolute()
-    if not path.is_file() or not function.isidentifier():
-        raise InputError(f"{location!r} is no path/to/file.py:function of a function that returns a torch.nn.Module")
-    return path, function
 
 
 def plain_workspace(workspace: Workspace) -> Workspace:
