@@ -12,20 +12,19 @@ from otad_ray.evaluation.diagnostics.label_statistics import LabelStatistics, la
 from otad_ray.evaluation.diagnostics.neighbor_accuracy import neighbor_accuracy
 from otad_ray.evaluation.diagnostics.transport import transport_diagnostics
 from otad_ray.evaluation.flags.checklist import find_flags
-from otad_ray.evaluation.flags.flag import AttackKind, Evidence, Flag
+from otad_ray.evaluation.flags.flag import Evidence, Flag
 from otad_ray.evaluation.records.attack import SKIPPED_COLUMNS, attack_records, failed_records, skipped_records
 from otad_ray.evaluation.records.clean import clean_records, failed_clean_records
 from otad_ray.evaluation.records.relative_error import relative_error
 from otad_ray.evaluation.records.schema import METRIC_COLUMNS, RecordStatus, record_schema
 from otad_ray.evaluation.records.standard import NO_PREDICTION, StandardMetrics, evaluate_batch
-from otad_ray.evaluation.records.verification import EPS_TOLERANCE, DetailedDefense, Norm
+from otad_ray.evaluation.records.verification import EPS_TOLERANCE, DetailedDefense
 
 __all__ = [
     "EPS_TOLERANCE",
     "METRIC_COLUMNS",
     "NO_PREDICTION",
     "SKIPPED_COLUMNS",
-    "AttackKind",
     "AttackResult",
     "BudgetResult",
     "Comparison",
@@ -33,7 +32,6 @@ __all__ = [
     "Evidence",
     "Flag",
     "LabelStatistics",
-    "Norm",
     "Proportion",
     "RecordStatus",
     "Regression",

@@ -123,7 +123,7 @@ class AttackTask:
         try:
             with refuse_interruptions():
                 guide = guide_of(defense, self.source, self.search)
-                result = self.attack(defense, batch.x, batch.y, self.budget, streams, guide=guide)
+                result = self.attack(defense, batch.x, batch.y, self.budget, streams, surrogate=guide)
                 return attack_records(
                     defense,
                     batch.ids,

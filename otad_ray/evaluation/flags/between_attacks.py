@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from otad_ray.attacks import AttackKind
 from otad_ray.evaluation.bracket.attack_outcomes import Outcome, has_status, shared
 from otad_ray.evaluation.bracket.proportions import mcnemar_less
-from otad_ray.evaluation.flags.flag import AttackKind, Evidence, Flag, Severity, flag_at, place
+from otad_ray.evaluation.flags.flag import Evidence, Flag, Severity, flag_at, place
 from otad_ray.evaluation.flags.single_attack import SIGNIFICANCE
 from otad_ray.evaluation.records.schema import RecordStatus
 

@@ -7,14 +7,12 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
+from otad_ray.attacks import AttackKind
 from otad_ray.errors import InputError
 from otad_ray.evaluation.bracket.attack_outcomes import Outcome, attack_outcomes, has_status
 from otad_ray.evaluation.records.schema import RecordStatus
 
 Severity = Literal["grave", "warning", "info"]
-# gradient: iterative, with gradients of any kind. one_step: with one gradient. noise: blind to the defense. surrogate:
-# with gradients of something else, such as another net or distances to training points. ensemble: of several kinds.
-AttackKind = Literal["gradient", "one_step", "black_box", "surrogate", "ensemble", "noise"]
 
 
 @dataclass(frozen=True, kw_only=True)

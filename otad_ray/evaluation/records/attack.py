@@ -7,12 +7,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from otad_ray.attacks import Norm
 from otad_ray.cip import Status
 from otad_ray.errors import InputError
 from otad_ray.evaluation.records.schema import RecordStatus, record_schema, record_table
 from otad_ray.evaluation.records.standard import NO_PREDICTION
 from otad_ray.evaluation.records.verification import (
-    Norm,
     Outputs,
     defense_outputs,
     keeps_to_budget,

@@ -1,15 +1,15 @@
 """What a defense answers and how it came to it, and whether an adversarial example keeps to its budget."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from otad_ray.attacks import Norm
 from otad_ray.cip import Solution, Status
 from otad_ray.defenses import Defense
 
-Norm = Literal["l2", "linf"]
 # Examples are projected in float32 and measured in float64: a norm may exceed eps by this share of it.
 EPS_TOLERANCE = 1e-6
 UNSOLVED = (Status.FAILED, Status.INTERRUPTED)
