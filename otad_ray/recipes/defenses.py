@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +148,7 @@ def _known(workspace: Workspace, search: str) -> dict[str, DefenseSource]:
         "otad": saved[f"otad_{workspace.preset.integration.cross_term}"],
         "otad_released": saved["otad_released"],
         "knn": saved["knn"],
-        NET: _save(workspace, Undefended(backbone), {"backbone": backbone.fingerprint()}),
+        NET: _save(workspace, Undefended(backbone)),
     }
     guide = str(saved["knn"])
     return {name: DefenseSource(name, str(path), guide, path.name) for name, path in directories.items()}
@@ -216,7 +216,7 @@ def save_memory_defenses(workspace: Workspace, search: str) -> Mapping[str, Path
         f"otad_{term}": OTAD(backbone, memory, replace(integration, cross_term=term), metric) for term in terms
     }
     defenses["knn"] = KNN(backbone, memory, integration.neighbors, metric)
-    return {name: _save_memory_defense(workspace, defense) for name, defense in defenses.items()}
+    return {name: _save(workspace, defense) for name, defense in defenses.items()}
 
 
 def _metric(workspace: Workspace) -> MetricNet | None:
@@ -231,7 +231,7 @@ def save_otad_nn(workspace: Workspace, search: str, *, cip_net: str | None = Non
     memory = ensure_memory(workspace, search=search)
     _, backbone = ensure_backbone(workspace)
     defense = OTADNN(backbone, memory, net, workspace.preset.integration, _metric(workspace))
-    return _save_memory_defense(workspace, defense)
+    return _save(workspace, defense)
 
 
 def open_cip_net(workspace: Workspace, directory: str) -> CipNet:
@@ -247,17 +247,8 @@ def check_cip_net_directory(directory: str | None, *, asked: bool, option: str) 
         raise InputError(f"cip_net_directory is {directory}, but OTAD-T-NN is not asked for; add {option}")
 
 
-def _save_memory_defense(workspace: Workspace, defense: MemoryDefense) -> Path:
-    inputs = {"backbone": defense.backbone.fingerprint(), "memory": defense.memory.fingerprint}
-    if defense.metric is not None:
-        inputs["metric"] = defense.metric.fingerprint()
-    if isinstance(defense, OTADNN):
-        inputs["cip_net"] = defense.cip_net.fingerprint()
-    return _save(workspace, defense, {**inputs, **defense.settings()})
-
-
-def _save(workspace: Workspace, defense: Defense, identity: Mapping[str, Any]) -> Path:
-    directory = workspace.directory("defenses", {**identity, "kind": defense.kind})
+def _save(workspace: Workspace, defense: Defense) -> Path:
+    directory = workspace.directory("defenses", defense.identity())
     if not directory.is_dir():
         defense.save(directory)
     return directory
