@@ -8,7 +8,6 @@ import torch
 from otad_ray.benchmarks import (
     Measurement,
     best_of,
-    machine,
     measure_certificates,
     measure_cip,
     measure_search,
@@ -61,13 +60,6 @@ def test_threads_are_given_back() -> None:
     with threads(2):
         assert torch.get_num_threads() == 2
     assert torch.get_num_threads() == before
-
-
-def test_the_machine_is_named() -> None:
-    described = machine()
-    assert set(described) == {"processor", "cores", "memory", "commit"}
-    assert int(described["cores"]) >= 1
-    assert all(described.values())
 
 
 def test_certificates_are_compared_with_forward_passes(tmp_path: Path) -> None:

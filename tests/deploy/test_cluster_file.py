@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from otad_ray.engine.capacity import CAPACITY_WAIT, MOSEK_TOKEN
+from otad_ray.engine.capacity import MOSEK_TOKEN
+from otad_ray.options import CAPACITY_WAIT
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "cluster.yaml"

@@ -8,7 +8,7 @@ import pytest
 
 from otad_ray.errors import InputError, RetryableError
 from otad_ray.jobs.cli import main, parse
-from otad_ray.recipes.labels import LabelJobConfig
+from otad_ray.jobs.label_qcp import LabelJobConfig
 from otad_ray.recipes.workspace import Workspace
 
 
@@ -50,7 +50,7 @@ def test_presets_and_options() -> None:
 def test_bad_options_end_with_two_and_say_why(
     arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from otad_ray.recipes.labels import run_label_job
+    from otad_ray.jobs.label_qcp import run_label_job
 
     monkeypatch.setattr(sys, "argv", ["label_qcp.py", *arguments])
     monkeypatch.setenv("COLUMNS", "300")

@@ -11,17 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from digits_jobs import quick_preset
 
+from helpers.digits_jobs import quick_preset
 from otad_ray.artifacts import read_manifest
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import load_defense
 from otad_ray.errors import InputError
-from otad_ray.jobs.attack_sweep import SweepConfig, run_attack_sweep
+from otad_ray.jobs.attack_sweep import run_attack_sweep
 from otad_ray.presets import PRESETS
+from otad_ray.sweep.config import SweepConfig
 from otad_ray.sweep.report import OUTCOMES
-
-pytestmark = pytest.mark.usefixtures("cluster")
 
 ATTACKS = ("noise", "fgsm", "neighbor_aware")
 
@@ -30,7 +29,7 @@ def config(storage: Path, **fields) -> SweepConfig:
     defaults = {
         "preset": quick_preset(),
         "storage": str(storage),
-        "num_actors": 2,
+        "local": True,
         "samples": 120,
         "attacks": ATTACKS,
         "costly_attacks": (),
@@ -52,7 +51,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def result(storage: Path, cluster: None) -> dict:
+def result(storage: Path) -> dict:
     return run_attack_sweep(config(storage))
 
 
@@ -133,8 +132,8 @@ def test_a_rerun_computes_and_tracks_nothing(result: dict, storage: Path) -> Non
     assert files() == before
 
 
-def test_shards_and_actors_change_no_record(result: dict, storage: Path, tmp_path: Path) -> None:
-    other = run_attack_sweep(config(trained(storage, tmp_path), num_actors=1, rows_per_shard=200, defense=("otad",)))
+def test_records_do_not_depend_on_shards(result: dict, storage: Path, tmp_path: Path) -> None:
+    other = run_attack_sweep(config(trained(storage, tmp_path), rows_per_shard=200, defense=("otad",)))
     # As text: NaN is no NaN.
     assert str(records(other, "otad").to_pylist()) == str(records(result, "otad").to_pylist())
 

@@ -11,16 +11,16 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from digits_jobs import ROWS, descendants, is_running, job_command, quick_preset, wait_for
 
+from helpers.digits_jobs import ROWS, descendants, is_running, job_command, quick_preset, wait_for
 from otad_ray.artifacts import one_at_a_time
 from otad_ray.data import data_set, load_all, open_split
-from otad_ray.engine.ray_session import WorkerResources, worker_resources
 from otad_ray.errors import InputError
+from otad_ray.jobs.train_backbone import run_backbone_training
 from otad_ray.models import Backbone, build_backbone, load_backbone
 from otad_ray.options import JobConfig, TrainJobConfig
 from otad_ray.presets import Preset
-from otad_ray.recipes.backbone import ensure_backbone, run_training
+from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.training import EpochMetrics, accuracy, train_backbone
 
@@ -39,7 +39,7 @@ def plain_training(preset: Preset) -> tuple[Backbone, list[EpochMetrics]]:
 @pytest.mark.timeout(180)
 def test_two_workers_train_the_backbone_of_the_plain_loop(tmp_path: Path) -> None:
     config = TrainJobConfig(preset=quick_preset(), storage=str(tmp_path), num_workers=2)
-    result = run_training(config)
+    result = run_backbone_training(config)
     expected, history = plain_training(config.preset)
     found = load_backbone(Path(result["backbone"]))
     for name, value in expected.state_dict().items():
@@ -50,7 +50,7 @@ def test_two_workers_train_the_backbone_of_the_plain_loop(tmp_path: Path) -> Non
     assert result["loss"] == pytest.approx(history[-1].loss, rel=1e-4)
     # Nothing of the training is left beside the backbone.
     assert [str(path) for path in (tmp_path / "digits" / "backbone").iterdir()] == [result["backbone"]]
-    assert run_training(config) == result
+    assert run_backbone_training(config) == result
 
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
@@ -64,7 +64,7 @@ def test_two_workers_train_the_backbone_of_the_plain_loop(tmp_path: Path) -> Non
 def test_workers_that_diverge_say_so_once(tmp_path: Path) -> None:
     preset = replace(quick_preset(), training=replace(quick_preset().training, learning_rate=1e6))
     with pytest.raises(InputError, match=r"training diverged.*lower learning_rate"):
-        run_training(TrainJobConfig(preset=preset, storage=str(tmp_path), num_workers=2))
+        run_backbone_training(TrainJobConfig(preset=preset, storage=str(tmp_path), num_workers=2))
     assert not list(tmp_path.glob("digits/backbone/*"))
 
 
@@ -78,60 +78,11 @@ def test_training_that_diverges_says_what_to_change(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_more_workers_than_the_cluster_takes_are_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"num_workers is 3, but the cluster has 2 spare.*--num-workers 2"):
-        run_training(TrainJobConfig(preset=quick_preset(), storage=str(tmp_path), num_workers=3))
+        run_backbone_training(TrainJobConfig(preset=quick_preset(), storage=str(tmp_path), num_workers=3))
     assert not list(tmp_path.iterdir())
     for name in ("num_workers", "checkpoint_every"):
         with pytest.raises(InputError, match=f"need {name} >= 1, got 0"):
             TrainJobConfig(**{"preset": quick_preset(), name: 0})
-
-
-GPU_NODE, HEAD = {"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}
-
-
-@pytest.mark.parametrize(
-    ("nodes", "num_workers", "expected"),
-    [
-        ([{"CPU": 5.0}], 1, WorkerResources(4, use_gpu=False)),
-        ([{"CPU": 4.0}, {"CPU": 4.0}], 3, WorkerResources(2, use_gpu=False)),
-        # Not 7, which no node has.
-        ([{"CPU": 4.0}, {"CPU": 4.0}], 1, WorkerResources(4, use_gpu=False)),
-        ([HEAD, GPU_NODE], 2, WorkerResources(4, use_gpu=True)),
-        ([HEAD, GPU_NODE, GPU_NODE], 4, WorkerResources(4, use_gpu=True)),
-    ],
-)
-def test_workers_fit_on_the_nodes(
-    nodes: list[dict[str, float]], num_workers: int, expected: WorkerResources, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    monkeypatch.setattr("ray.cluster_resources", lambda: total)
-    monkeypatch.setattr("ray.available_resources", lambda: total)
-    assert worker_resources(num_workers) == expected
-    if total["GPU"]:
-        with pytest.raises(InputError, match=rf"num_workers is 5, but the cluster has {total['GPU']:.0f} free GPUs"):
-            worker_resources(5)
-        assert not worker_resources(num_workers, use_gpu=False).use_gpu
-    else:
-        with pytest.raises(InputError, match="the cluster has 0 free GPUs"):
-            worker_resources(num_workers, use_gpu=True)
-
-
-@pytest.mark.parametrize(
-    ("nodes", "free", "message"),
-    [
-        ([HEAD, GPU_NODE], {"CPU": 12.0, "GPU": 0.0}, "has 0 free GPUs"),
-        ([HEAD, {"GPU": 2.0}], {"CPU": 4.0, "GPU": 2.0}, "nodes have room for 0, each with a CPU and a GPU"),
-    ],
-)
-def test_workers_that_would_wait_for_ever_are_refused(
-    nodes: list[dict[str, float]], free: dict[str, float], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    monkeypatch.setattr("ray.cluster_resources", lambda: total)
-    monkeypatch.setattr("ray.available_resources", lambda: free)
-    with pytest.raises(InputError, match=message):
-        worker_resources(2)
 
 
 def test_a_job_waits_for_another_that_trains_the_same_backbone(tmp_path: Path) -> None:

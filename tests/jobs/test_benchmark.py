@@ -6,17 +6,15 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from digits_jobs import quick_preset
 
+from helpers.digits_jobs import quick_preset
 from otad_ray.errors import InputError
 from otad_ray.jobs.benchmark import BenchmarkConfig, run_benchmark
 from otad_ray.presets import PRESETS
 
-pytestmark = pytest.mark.usefixtures("cluster")
-
 
 def test_search_is_measured_printed_and_tracked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search",)))
+    result = run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search",), local=True))
     (first, *_) = result["measurements"]
     assert first["name"] == "search_1_threads"
     assert "100.00 % the same neighbor sets" in first["note"]
@@ -27,6 +25,7 @@ def test_search_is_measured_printed_and_tracked(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
 def test_labels_and_memory_are_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = BenchmarkConfig(
         preset=quick_preset(), storage=str(tmp_path), num_actors=1, rows_per_shard=300, parts=("labels", "memory")
@@ -47,12 +46,12 @@ def test_labels_and_memory_are_measured(tmp_path: Path, capsys: pytest.CaptureFi
 
 def test_unknown_part(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown part 'speed'; known: cip, search, labels, memory"):
-        run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("speed",)))
+        BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("speed",))
 
 
 def test_transformers_are_measured_at_the_sizes_of_the_preset(tmp_path: Path) -> None:
     preset = replace(PRESETS["digits_vit"], train_rows=100)
-    result = run_benchmark(BenchmarkConfig(preset=preset, storage=str(tmp_path), parts=("transformer",)))
+    result = run_benchmark(BenchmarkConfig(preset=preset, storage=str(tmp_path), parts=("transformer",), local=True))
     names = [item["name"] for item in result["measurements"]]
     assert names[:3] == ["otad_t_feature_net_cpu", "otad_t_simplex_net_cpu", "otad_t_clarabel_cpu"]
     for item in result["measurements"]:
@@ -62,7 +61,13 @@ def test_transformers_are_measured_at_the_sizes_of_the_preset(tmp_path: Path) ->
 
 
 def test_only_transformers_are_measured_as_such(tmp_path: Path) -> None:
-    config = BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search", "transformer"))
+    config = BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search", "transformer"), local=True)
     with pytest.raises(InputError, match=r"'digits' is 'fc_resnet'; run: .* cifar10_vit --parts transformer"):
         run_benchmark(config)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("part", ["labels", "attacks"])
+def test_parts_that_compare_actors_are_refused_without_ray(part: str) -> None:
+    with pytest.raises(InputError, match=f"part '{part}' compares pools of Ray actors; leave out --local"):
+        BenchmarkConfig(preset=quick_preset(), parts=(part,), local=True)

@@ -13,8 +13,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from otad_ray.jobs.label_qcp import LabelJobConfig
 from otad_ray.presets import PRESETS, Preset
-from otad_ray.recipes.labels import LabelJobConfig
 
 REPOSITORY = Path(__file__).parents[2]
 # The same preset as configuration and as options.
@@ -32,7 +32,13 @@ def quick_preset(**integration: Any) -> Preset:
 
 
 def label_config(storage: Path, *, integration: dict[str, Any] | None = None, **fields: Any) -> LabelJobConfig:
-    return LabelJobConfig(preset=quick_preset(**(integration or {})), storage=str(storage), num_actors=2, **fields)
+    """Return the options of a label job in this process, unless `fields` say otherwise."""
+    preset = quick_preset(**(integration or {}))
+    return LabelJobConfig(**{"preset": preset, "storage": str(storage), "local": True, **fields})
+
+
+# Fields for two actors of the cluster that the `cluster` fixture starts.
+ON_RAY = {"local": False, "num_actors": 2}
 
 
 def read_labels(directory: str | Path) -> pa.Table:

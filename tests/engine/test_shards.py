@@ -4,6 +4,7 @@ import os
 import resource
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from otad_ray.artifacts import atomic_directory, atomic_file, remove_abandoned, write_json_once
-from otad_ray.engine.shards import Shard, ShardedDirectory, merge_rows, read_finished_rows, write_shard
+from otad_ray.engine.shards import (
+    Shard,
+    ShardedDirectory,
+    compute_shard,
+    merge_rows,
+    read_finished_rows,
+    sum_stage_seconds,
+    write_shard,
+)
 from otad_ray.errors import InputError, RetryableError
+from otad_ray.stages import stage
 
 RETRYABLE = frozenset({"interrupted"})
 
@@ -118,10 +128,10 @@ def test_a_directory_belongs_to_one_result(output: ShardedDirectory, tmp_path: P
 
 
 def test_shards_of_nobody_are_not_counted(output: ShardedDirectory) -> None:
-    output.refuse_strangers()
+    output.refuse_foreign_shards()
     write_shard(output.directory / "shard-00003.parquet", table(10, ["solved"]))
     with pytest.raises(RetryableError, match="shard-00003"):
-        output.refuse_strangers()
+        output.refuse_foreign_shards()
 
 
 def test_writes_are_whole_or_absent(tmp_path: Path) -> None:
@@ -158,3 +168,44 @@ def test_temporaries_of_dead_processes_are_removed(tmp_path: Path) -> None:
 
 def test_positions(output: ShardedDirectory) -> None:
     np.testing.assert_array_equal(Shard(2, 8, 10).positions, [8, 9])
+
+
+class Slow:
+    """Takes a while in two stages."""
+
+    def process(self, positions: np.ndarray) -> pa.Table:
+        for name in ("search", "solve"):
+            with stage(name):
+                time.sleep(0.02)
+        return table(int(positions[0]), ["solved"] * len(positions))
+
+
+def test_stage_seconds_add_up_when_rows_are_computed_again(output: ShardedDirectory) -> None:
+    first, second, third = output.shards
+    compute_shard(first, output.directory, Slow(), RETRYABLE)
+    # Two from before seconds were kept.
+    write_shard(second.path(output.directory), table(4, ["solved"] * 4))
+    write_shard(third.path(output.directory), table(8, ["solved"] * 2))
+    once = sum_stage_seconds(output)
+    assert min(once["search"], once["solve"]) >= 0.02
+    previous = pq.read_table(first.path(output.directory))
+    statuses = ["solved", "interrupted", "solved", "solved"]
+    write_shard(first.path(output.directory), previous.set_column(1, "status", [statuses]))
+    done = compute_shard(first, output.directory, Slow(), RETRYABLE)
+    assert done.rows["id"].to_pylist() == [1]
+    twice = sum_stage_seconds(output)
+    assert twice["search"] == pytest.approx(once["search"] + done.seconds["search"])
+    assert twice["solve"] == pytest.approx(once["solve"] + done.seconds["solve"])
+
+
+def test_whole_shards_are_not_computed_again(output: ShardedDirectory) -> None:
+    first = next(output.shards)
+    write_shard(first.path(output.directory), table(0, ["solved"] * 4))
+    assert len(compute_shard(first, output.directory, Slow(), RETRYABLE).rows) == 0
+
+
+def test_rows_of_other_ids_are_refused(output: ShardedDirectory) -> None:
+    first = next(output.shards)
+    output.check_ids(first, table(0, ["solved"] * 4), np.arange(4))
+    with pytest.raises(RetryableError, match=r"shard-00000\.parquet does not hold the ids it should; delete it"):
+        output.check_ids(first, table(1, ["solved"] * 4), np.arange(4))

@@ -33,6 +33,7 @@ def sweep(root: Path) -> dict[str, Any]:
     plan: Any = SimpleNamespace(
         samples=SimpleNamespace(count=10, split="test", seed=0),
         budgets=[Budget(eps=0.5)],
+        norm="l2",
         attacks=[SimpleNamespace(name=name, attack=find_attack(name)) for name in ("noise", "fgsm", "pgd")],
         early_stop=False,
     )
@@ -49,7 +50,7 @@ def sweep(root: Path) -> dict[str, Any]:
 
 
 def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep_tracking, "data_record", lambda *arguments: None)
+    monkeypatch.setattr(sweep_tracking, "describe_data", lambda *arguments: None)
     calls: list[str] = []
     terminate = mlflow.MlflowClient.set_terminated
 

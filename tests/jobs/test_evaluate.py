@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from digits_jobs import quick_preset
 
+from helpers.digits_jobs import quick_preset
 from otad_ray.cip import Status
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
@@ -17,11 +17,9 @@ from otad_ray.evaluation.records.standard import NO_PREDICTION
 from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
 from otad_ray.training import accuracy
 
-pytestmark = pytest.mark.usefixtures("cluster")
-
 
 def config(storage: Path, **fields) -> EvaluateConfig:
-    return EvaluateConfig(**{"preset": quick_preset(), "storage": str(storage), "num_actors": 2, **fields})
+    return EvaluateConfig(**{"preset": quick_preset(), "storage": str(storage), "local": True, **fields})
 
 
 def test_accuracies_are_those_of_the_saved_defenses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,12 +1,15 @@
-"""What the driver makes of a pool that is lost, or that cannot write; pools stand in for Ray's."""
+"""Pools of actors: what follows one that is lost, and that they compute what one process computes."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from ray.exceptions import RayActorError, RayTaskError
 
-from otad_ray.engine import run as sharded_run
+from otad_ray.engine import ray_pool
+from otad_ray.engine.metrics_actor import JobProgress, Recorder
+from otad_ray.engine.ray_pool import ActorBackend
 from otad_ray.engine.shards import Shard
 from otad_ray.errors import RetryableError
 
@@ -21,7 +24,14 @@ class Pool:
 
     def iter_rows(self) -> Iterator[dict[str, Any]]:
         for place, shard in self._todo[: self._shards]:
-            yield {"task": place, "index": shard.index, "error": ""}
+            yield {
+                "unit": place,
+                **asdict(shard),
+                "error": "",
+                "computed": 4,
+                "started": 0.0,
+                "finished": 1.0,
+            }
         if self._shards < len(self._todo):
             raise self._error
 
@@ -34,9 +44,12 @@ def done(monkeypatch: pytest.MonkeyPatch, *, shards: int, error: Exception) -> t
         pools.append(num_actors)
         return Pool(todo, shards, error)
 
-    monkeypatch.setattr(sharded_run, "_dataset", dataset)
-    monkeypatch.setattr(sharded_run, "choose_num_actors", lambda requested, work: 1)
-    return [row["index"] for row in sharded_run._done(TODO, {}, 2)], pools
+    monkeypatch.setattr(ray_pool, "_make_dataset", dataset)
+    monkeypatch.setattr(ray_pool, "choose_num_actors", lambda requested, work: 1)
+    recorder = Recorder(None)
+    progress = JobProgress(recorder, job_name="label_qcp", preset="digits", rows=20)
+    backend = ActorBackend([], TODO, frozenset(), num_actors=2, recorder=recorder, progress=progress)
+    return [row.index for row in backend.compute()], pools
 
 
 def test_a_lost_pool_is_followed_by_another_for_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,20 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from digits_jobs import descendants, job_command
-from threadpoolctl import threadpool_limits
 
+from helpers.digits_jobs import descendants, job_command
 from otad_ray.jobs import cli
-from otad_ray.jobs.attack_sweep import SweepConfig, make_plan, run_attack_sweep
+from otad_ray.jobs.attack_sweep import run_attack_sweep
+from otad_ray.jobs.label_qcp import LabelJobConfig, run_label_job
 from otad_ray.options import ActorJobConfig
-from otad_ray.recipes.defenses import find_defenses
-from otad_ray.recipes.labels import LabelJobConfig, LabelTask, run_label_job
-from otad_ray.recipes.memory import ensure_memory
-from otad_ray.recipes.workspace import Workspace
-from otad_ray.sweep.units import attack_units, clean_unit
+from otad_ray.sweep.config import SweepConfig
 
 PRESET = ("--training.epochs", "3", "--neighbors", "3")
 ACTORS = 2
@@ -45,8 +40,7 @@ Rows = dict[tuple[str, int], str]
 class Job:
     """A job of many small shards, so that faults fall between and into writes.
 
-    folders: of a preset, that its shards lie in. undisturbed: its results by the plain functions, in one process,
-    without Ray and without files.
+    folders: of a preset, that its shards lie in.
     """
 
     name: str
@@ -55,14 +49,9 @@ class Job:
     folders: tuple[str, ...]
     config: type[ActorJobConfig]
     run: Callable[[Any], dict[str, Any]]
-    undisturbed: Callable[["Job", Path], Iterator[tuple[str, pa.Table]]]
 
     def arguments(self, storage: Path, *more: str) -> list[str]:
         return [*PRESET, *self.options, "--num-actors", str(ACTORS), "--storage", str(storage), *more]
-
-    def workspace(self, storage: Path) -> tuple[Workspace, Any]:
-        config = cli.parse(self.config, self.arguments(storage), description="")
-        return Workspace(config), config
 
     def shards(self, storage: Path) -> dict[Path, int]:
         """Files that hold results, with the times they were written at."""
@@ -70,9 +59,10 @@ class Job:
         return {path: path.stat().st_mtime_ns for path in sorted(found)}
 
     def expected(self, storage: Path) -> Rows:
-        with threadpool_limits(1):
-            tables = list(self.undisturbed(self, storage))
-        return {key: text for folder, table in tables for key, text in _rows(folder, table)}
+        """Return the results of an undisturbed run in this process, without Ray."""
+        arguments = [*PRESET, *self.options, "--storage", str(storage), "--local"]
+        self.run(cli.parse(self.config, arguments, description=""))
+        return dict(self.found(storage))
 
     def found(self, storage: Path) -> list[tuple[tuple[str, int], str]]:
         """All rows that a reader of the directories would find."""
@@ -91,23 +81,6 @@ def _folder(directory: Path) -> str:
     return kind if kind == _LABELS else f"{kind}/{directory.name}"
 
 
-def _undisturbed_labels(job: Job, storage: Path) -> Iterator[tuple[str, pa.Table]]:
-    workspace, config = job.workspace(storage)
-    memory = ensure_memory(workspace)
-    compute = LabelTask(str(memory.directory), config.search, config.preset.integration, config.dense).open()
-    yield _LABELS, compute(np.arange(len(memory)))
-
-
-def _undisturbed_sweep(job: Job, storage: Path) -> Iterator[tuple[str, pa.Table]]:
-    workspace, config = job.workspace(storage)
-    plan = make_plan(workspace, config)
-    for source in find_defenses(workspace, config.defense, config.search).values():
-        for unit in (clean_unit(workspace, plan, source, certified=True), *attack_units(workspace, plan, source)):
-            compute = unit.task.open()
-            for shard in unit.output.shards:
-                yield _folder(unit.output.directory), compute(shard.positions)
-
-
 LABELS = Job(
     name="label job",
     script="label_qcp.py",
@@ -115,7 +88,6 @@ LABELS = Job(
     folders=(_LABELS,),
     config=LabelJobConfig,
     run=run_label_job,
-    undisturbed=_undisturbed_labels,
 )
 SWEEP = Job(
     name="sweep",
@@ -127,7 +99,6 @@ SWEEP = Job(
     folders=("clean", "attacks"),
     config=SweepConfig,
     run=run_attack_sweep,
-    undisturbed=_undisturbed_sweep,
 )
 JOBS = (LABELS, SWEEP)
 

@@ -13,26 +13,25 @@ import numpy as np
 import pytest
 import ray
 import torch
-from digits_jobs import REPOSITORY, label_config, quick_preset, read_labels
-from mosek_standin import install
 
+from helpers.digits_jobs import ON_RAY, REPOSITORY, label_config, read_labels
+from helpers.mosek_standin import install
 from otad_ray.artifacts import to_jsonable
 from otad_ray.cip import Status
 from otad_ray.engine import capacity
 from otad_ray.engine.capacity import (
     MOSEK_TOKEN,
-    PoolRequest,
     actor_pool,
-    capacity_wait,
     check_num_actors,
     wait_for_room,
 )
 from otad_ray.engine.metrics_actor import Recorder
-from otad_ray.engine.run import ShardActor, Work
+from otad_ray.engine.ray_pool import ShardActor
 from otad_ray.engine.shards import ShardedDirectory
+from otad_ray.engine.task import Unit
 from otad_ray.errors import InputError
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory
-from otad_ray.options import TrainJobConfig
+from otad_ray.options import PoolRequest
 from otad_ray.recipes.labels import LabelTask
 
 
@@ -66,7 +65,7 @@ def test_a_cluster_that_scales_from_nothing_is_asked_and_the_request_is_taken_ba
 ) -> None:
     caplog.set_level(logging.INFO)
     machines = Machines(monkeypatch, scales_to=100, CPU=0)
-    check_num_actors(dual(num_actors=8, wait=60), None)
+    check_num_actors(dual(num_actors=8, wait=60))
     assert machines.requests == []
     with actor_pool(dual(num_actors=8, wait=60), work=1000) as num_actors:
         assert num_actors == 8
@@ -113,27 +112,16 @@ def test_a_wait_is_bounded_and_says_what_there_is(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("otad_ray.engine.ray_session._SETTLE_SECONDS", 0)
     Machines(monkeypatch, CPU=0)
     with pytest.raises(InputError, match=r"no spare CPU.*--capacity-wait SECONDS"):
-        check_num_actors(dual(num_actors=8), None)
-
-
-def test_the_environment_sets_the_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert capacity_wait(None) == 0
-    monkeypatch.setenv("OTAD_CAPACITY_WAIT", "90")
-    assert capacity_wait(None) == label_config(Path("x")).pool.wait == 90
-    assert capacity_wait(5) == 5
-    for value in ("soon", "-1", "nan", "inf"):
-        monkeypatch.setenv("OTAD_CAPACITY_WAIT", value)
-        with pytest.raises(InputError, match=r"OTAD_CAPACITY_WAIT must be|need capacity_wait >= 0"):
-            TrainJobConfig(preset=quick_preset())
+        check_num_actors(dual(num_actors=8))
 
 
 def test_actors_never_outnumber_the_jobs_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"num_actors is 2, but --mosek-tokens says 1.*--num-actors 1"):
-        label_config(Path("x"), integration={"solver": "mosek"}, mosek_tokens=1)
+        label_config(Path("x"), integration={"solver": "mosek"}, mosek_tokens=1, **ON_RAY)
     with pytest.raises(InputError, match="need mosek_tokens >= 1, got 0"):
-        label_config(Path("x"), mosek_tokens=0)
+        label_config(Path("x"), mosek_tokens=0, **ON_RAY)
     # Other solvers need none.
-    assert label_config(Path("x"), mosek_tokens=1).pool.num_actors == 2
+    assert label_config(Path("x"), mosek_tokens=1, **ON_RAY).pool.num_actors == 2
     Machines(monkeypatch, CPU=17)
     with actor_pool(PoolRequest(solver="mosek", mosek_tokens=3), work=1000) as num_actors:
         assert num_actors == 3
@@ -144,18 +132,16 @@ def test_actors_never_outnumber_the_jobs_tokens(monkeypatch: pytest.MonkeyPatch)
 def test_more_actors_than_the_cluster_has_tokens_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     Machines(monkeypatch, CPU=17, **{MOSEK_TOKEN: 4.0})
     with pytest.raises(InputError, match="num_actors is 5, but the cluster declares 4 MOSEK tokens"):
-        check_num_actors(PoolRequest(solver="mosek", num_actors=5), None)
-    check_num_actors(PoolRequest(solver="mosek", num_actors=4), None)
-    check_num_actors(dual(num_actors=5), None)
+        check_num_actors(PoolRequest(solver="mosek", num_actors=5))
+    check_num_actors(PoolRequest(solver="mosek", num_actors=4))
+    check_num_actors(dual(num_actors=5))
 
 
 def run_actor(output: ShardedDirectory, task: LabelTask) -> None:
     """What the pool does, in this process."""
-    actor = ShardActor(
-        [Work(task, output.directory, {"kind": "labels", "preset": "digits"})], RETRYABLE_LABELS, Recorder(None)
-    )
+    actor = ShardActor([Unit(output, task)], RETRYABLE_LABELS, Recorder(None))
     for shard in output.unfinished(RETRYABLE_LABELS):
-        columns = {"task": [0], "index": [shard.index], "start": [shard.start], "stop": [shard.stop]}
+        columns = {"unit": [0], "index": [shard.index], "start": [shard.start], "stop": [shard.stop]}
         actor({name: np.array(values) for name, values in columns.items()})
 
 
@@ -177,7 +163,7 @@ def test_labels_that_lost_the_license_are_finished_by_another_solver(
             rows_per_shard=20,
             may_differ=("solver",),
         )
-        run_actor(output, LabelTask(str(memory.directory), "torch", integration, dense=False))
+        run_actor(output, LabelTask("digits", str(memory.directory), "torch", integration, dense=False))
 
     run("mosek")
     lost = read_labels(tmp_path / "labels")
@@ -194,8 +180,8 @@ def test_labels_that_lost_the_license_are_finished_by_another_solver(
 # In a process of its own, because Ray joins one cluster a process, and tests share theirs.
 _IN_A_PROCESS = """
 import sys
-sys.path[:0] = ["tests/distributed", "tests/cip"]
-from test_capacity import scaling_from_nothing
+sys.path.insert(0, "tests")
+from engine.test_capacity import scaling_from_nothing
 scaling_from_nothing()
 """
 
@@ -212,7 +198,7 @@ def scaling_from_nothing() -> None:
     try:
         ray.init(address=cluster.address, log_to_driver=False)
         with pytest.raises(InputError, match="no spare CPU"):
-            check_num_actors(dual(num_actors=2), None)
+            check_num_actors(dual(num_actors=2))
         with ThreadPoolExecutor() as threads:
             waiting = threads.submit(wait_for_two)
             time.sleep(6)

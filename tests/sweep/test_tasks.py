@@ -8,21 +8,21 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from digits_jobs import quick_preset
-from mosek_standin import install
 from torch import Tensor, nn
 
+from helpers.digits_jobs import quick_preset
+from helpers.mosek_standin import install
 from otad_ray.artifacts import write_json
 from otad_ray.attacks import Budget, find_attack
 from otad_ray.certification import certified_radius
-from otad_ray.data import DataFolders
+from otad_ray.data import DataFolders, open_split
 from otad_ray.defenses import KNN, OTAD, MemoryDefense
 from otad_ray.engine.shards import Shard, ShardedDirectory, write_shard
 from otad_ray.evaluation import Evidence, evaluate_batch, find_flags
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import build_backbone
-from otad_ray.sweep import tasks as sweep_tasks
-from otad_ray.sweep.tasks import COHORT_SIZE, RETRYABLE_RECORDS, AttackTask, CleanTask, Samples
+from otad_ray.sweep.samples import COHORT_SIZE, Samples
+from otad_ray.sweep.tasks import RETRYABLE_RECORDS, AttackTask, CleanTask
 from otad_ray.training import TrainingConfig, train_backbone
 
 PRESET = quick_preset()
@@ -32,7 +32,7 @@ EPS = 1.0
 
 @pytest.fixture(scope="module")
 def otad(tmp_path_factory: pytest.TempPathFactory) -> OTAD:
-    rows, _ = sweep_tasks._opened(Samples(PRESET, "train", DataFolders(), 0, 1))
+    rows = open_split(PRESET.definition, "train", DataFolders())
     batch = rows.take(np.arange(len(rows)))
     torch.manual_seed(0)
     net = build_backbone(PRESET.backbone, shape=(64,), num_outputs=10)
@@ -51,14 +51,14 @@ class Source:
 
     name = "mine"
 
-    def __init__(self, defense: nn.Module, guide: MemoryDefense) -> None:
-        self._defense, self._guide = defense, guide
+    def __init__(self, defense: nn.Module, surrogate: MemoryDefense) -> None:
+        self._defense, self._surrogate = defense, surrogate
 
-    def open(self, search: str) -> nn.Module:
+    def open(self) -> nn.Module:
         return self._defense
 
-    def open_guide(self, search: str) -> MemoryDefense:
-        return self._guide
+    def open_surrogate(self, defense: nn.Module) -> MemoryDefense:
+        return self._surrogate
 
 
 class Raising(nn.Module):
@@ -89,20 +89,20 @@ class Doubled(nn.Module):
         return self.factor * radius, method
 
 
-def attack(defense: nn.Module, guide: OTAD, name: str = "neighbor_aware", eps: float = EPS, **fields) -> AttackTask:
+def attack(defense: nn.Module, surrogate: OTAD, name: str = "neighbor_aware", eps: float = EPS, **fields) -> AttackTask:
     budget = Budget(eps=eps, bounds=(0.0, 1.0))
-    return AttackTask(SAMPLES, Source(defense, guide), name, find_attack(name), budget, "torch", **fields)
+    return AttackTask(SAMPLES, Source(defense, surrogate), name, find_attack(name), budget, **fields)
 
 
 def compute(task: AttackTask | CleanTask) -> pa.Table:
-    return task.open()(np.arange(SAMPLES.count))
+    return task.setup().process(np.arange(SAMPLES.count))
 
 
 def test_rows_come_in_the_order_of_the_samples_by_whatever_shards(otad: OTAD) -> None:
     task = attack(otad, otad)
     whole = compute(task)
     assert whole["id"].to_pylist() == SAMPLES.take(np.arange(SAMPLES.count)).ids.tolist()
-    parts = [task.open()(part) for part in np.split(np.arange(SAMPLES.count), [COHORT_SIZE])]
+    parts = [task.setup().process(part) for part in np.split(np.arange(SAMPLES.count), [COHORT_SIZE])]
     assert str(pa.concat_tables(parts).to_pylist()) == str(whole.to_pylist())
     assert 0 < sum(whole["broken"].to_pylist()) < SAMPLES.count
 
@@ -112,7 +112,7 @@ def test_a_module_that_raises_costs_its_cohort(otad: OTAD) -> None:
     raising = Raising(otad, last.x)
     for table in (
         compute(attack(raising, otad, "noise")),
-        compute(CleanTask(SAMPLES, Source(raising, otad), "torch", False)),
+        compute(CleanTask(SAMPLES, Source(raising, otad), False)),
     ):
         statuses = np.array(table["status"].to_pylist())
         assert set(statuses[COHORT_SIZE:]) == {"attack_error"}
@@ -125,23 +125,23 @@ def test_a_license_lost_in_mid_cohort_makes_the_cohort_retryable(otad: OTAD, mon
     defense = OTAD(otad.backbone, otad.memory, replace(otad.config, solver="mosek"))
     tasks = (
         replace(attack(defense, otad, "noise"), samples=few),
-        CleanTask(few, Source(defense, otad), "torch", False),
+        CleanTask(few, Source(defense, otad), False),
     )
     whole = install(monkeypatch, left=inf)
-    expected = [task.open()(np.arange(few.count)) for task in tasks]
+    expected = [task.setup().process(np.arange(few.count)) for task in tasks]
     assert all("attack_error" not in table["status"].to_pylist() for table in expected)
     for task, table in zip(tasks, expected, strict=True):
         whole.solves = 0
-        task.open()(np.arange(few.count))
+        task.setup().process(np.arange(few.count))
         # Lost at the first row, on the way, and at the very last row.
         for left in (0, whole.solves // 2, whole.solves - 1):
             install(monkeypatch, left=left)
-            lost = task.open()(np.arange(few.count))
+            lost = task.setup().process(np.arange(few.count))
             assert set(lost["status"].to_pylist()) == {"attack_error"} <= RETRYABLE_RECORDS
             assert "SolverInterruptedError: the solver was interrupted" in lost["error"].to_pylist()[0]
             assert not any(lost["broken" if "broken" in lost.column_names else "clean_correct"].to_pylist())
         whole = install(monkeypatch, left=inf)
-        assert str(task.open()(np.arange(few.count)).to_pylist()) == str(table.to_pylist())
+        assert str(task.setup().process(np.arange(few.count)).to_pylist()) == str(table.to_pylist())
 
 
 def test_an_evaluated_row_is_retryable_where_any_defense_was_interrupted(
@@ -177,23 +177,12 @@ def test_what_is_broken_already_is_spared_and_the_others_fare_the_same(otad: OTA
 @pytest.mark.parametrize("factor", [1.0, 2.0])
 def test_a_doubled_certificate_is_refuted(otad: OTAD, factor: float) -> None:
     defense = Doubled(otad, factor)
-    clean = compute(CleanTask(SAMPLES, Source(defense, otad), "torch", True))
+    clean = compute(CleanTask(SAMPLES, Source(defense, otad), True))
     records = pa.concat_tables(compute(attack(defense, otad, eps=eps)) for eps in (0.4, 0.6))
     found = find_flags(
         Evidence(records=records, kinds={"neighbor_aware": "surrogate"}, certificates=clean, clean=clean)
     )
     assert ("broken_certificate" in {flag.name for flag in found}) == (factor == 2.0)
-
-
-def test_an_attack_on_a_memory_defense_of_ones_own_knows_that_memory(otad: OTAD, tmp_path: Path) -> None:
-    memory = otad.memory
-    other = NeighborMemory.build(
-        tmp_path / "memory", None, [1 - memory.points], [memory.features], [memory.labels], [memory.ids]
-    )
-    foreign = OTAD(otad.backbone, memory, PRESET.integration)
-    foreign.memory = other
-    assert sweep_tasks.guide_of(foreign, Source(foreign, otad), "torch") is foreign
-    assert sweep_tasks.guide_of(otad.backbone, Source(otad.backbone, otad), "torch") is otad
 
 
 def test_an_attack_that_chooses_the_norm_has_no_eps(otad: OTAD) -> None:

@@ -4,12 +4,16 @@ import importlib
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from otad_ray.errors import InputError
-from otad_ray.recipes.defenses import DefenseSource, _own, build_module, check_names
+from otad_ray.recipes.defense_source import DefenseSource
+from otad_ray.recipes.defenses import _find_own, check_names
+from otad_ray.recipes.user_module import build_module
 
 SHAPE = (1, 2, 2)
 
@@ -49,13 +53,14 @@ def write(directory: Path, scale: float, helper: str) -> str:
 
 
 def own(location: str) -> DefenseSource:
-    return _own(location, "guide", SHAPE)
+    workspace: Any = SimpleNamespace(definition=SimpleNamespace(shape=SHAPE), search="torch")
+    return _find_own(workspace, location, "surrogate")
 
 
 def test_a_file_with_dataclasses_and_helpers_beside_it(tmp_path: Path) -> None:
     source = own(f"{write(tmp_path, 2.0, 'helper_one')}:build")
     assert source.name == "mine.build"
-    assert torch.equal(source.open("torch")(torch.ones(1, *SHAPE)), torch.full((1, 3), 2.0))
+    assert torch.equal(source.open()(torch.ones(1, *SHAPE)), torch.full((1, 3), 2.0))
 
 
 def test_what_the_file_and_its_state_do_not_show_changes_the_fingerprint(tmp_path: Path) -> None:
@@ -75,7 +80,7 @@ def test_a_module_that_is_another_in_every_process_is_refused(tmp_path: Path) ->
     source = own(f"{write(tmp_path, 2.0, 'helper_four')}:unseeded")
     build_module.cache_clear()
     with pytest.raises(InputError, match="built another module here than before; seed it or load its weights"):
-        source.open("torch")
+        source.open()
 
 
 def test_files_and_functions_that_are_none(tmp_path: Path) -> None:

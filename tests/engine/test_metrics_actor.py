@@ -1,6 +1,7 @@
 """Metrics of jobs: where there is a cluster to tell, what is told, and that a job never suffers from it."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -11,17 +12,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import ray
-from digits_jobs import REPOSITORY, wait_for
-from local_servers import Head, find_tool, ray_head
 from ray.exceptions import GetTimeoutError
 
+from helpers.digits_jobs import REPOSITORY, wait_for
+from helpers.local_servers import Head, find_tool, ray_head
 from otad_ray.engine.metrics_actor import JobProgress, Recorder
-from otad_ray.engine.shard_seconds import stage_seconds, with_seconds
-from otad_ray.engine.shards import ShardedDirectory, write_shard
 from otad_ray.monitoring.metrics import JOB_ROWS_DONE, JOB_RUNNING, ROWS, Amount, Metric
 
 AMOUNT = Amount(ROWS, {"kind": "labels", "preset": "digits", "status": "solved"}, 3)
@@ -86,19 +83,6 @@ def test_a_run_that_fails_does_not_run_any_more(monkeypatch: pytest.MonkeyPatch)
     assert values(JOB_ROWS_DONE) == [0, 4]
 
 
-def test_a_shard_says_what_it_took_also_when_rows_are_computed_again(tmp_path: Path) -> None:
-    table = pa.table({"status": ["solved", "interrupted"]})
-    output = ShardedDirectory.start(tmp_path / "d", kind="labels", identity={}, rows=4, rows_per_shard=2)
-    first, second = output.shards
-    write_shard(first.path(output.directory), with_seconds(table, None, {"search": 1.0, "solve": 2.0}))
-    # One from before seconds were kept.
-    write_shard(second.path(output.directory), table)
-    assert stage_seconds(output) == {"search": 1.0, "solve": 2.0}
-    previous = pq.read_table(first.path(output.directory))
-    write_shard(first.path(output.directory), with_seconds(table, previous, {"search": 0.5, "solve": 0.25}))
-    assert stage_seconds(output) == {"search": 1.5, "solve": 2.25}
-
-
 KILL = """
 import os, signal, sys, time, ray
 from otad_ray.engine.metrics_actor import ACTOR, NAMESPACE, Recorder, record_night
@@ -160,7 +144,8 @@ def test_the_metrics_outlive_drivers_and_their_own_actor(short_folder: Path) -> 
 @pytest.mark.skipif(find_tool("prometheus") is None, reason="needs prometheus; `make prometheus` fetches it")
 def test_a_real_prometheus_shows_what_the_manifests_say() -> None:
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "dashboards" / "check_panels.py")],
+        [sys.executable, "-m", "helpers.check_panels"],
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'tests'}{os.pathsep}{REPOSITORY}"},
         capture_output=True,
         text=True,
         timeout=850,
