@@ -60,7 +60,7 @@ $(PROMETHEUS_BINARY):
 	@touch $@
 
 dashboards-check: $(STAMP)
-	@$(BIN)/python dashboards/check_panels.py
+	@PYTHONPATH=tests $(BIN)/python -m helpers.check_panels
 
 clean:
 	rm -rf $(VENV) $(TOOLS)

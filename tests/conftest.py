@@ -33,7 +33,7 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of the chaos suite, where some of it was run: here, since reports come in from other processes."""
-    from chaos_table import Outcome, table
+    from helpers.chaos_table import Outcome, table
 
     reports = [report for group in ("passed", "failed") for report in terminalreporter.stats.get(group, [])]
     if outcomes := Outcome.of_reports(reports):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from digits_jobs import quick_preset
 
+from helpers.digits_jobs import quick_preset
 from otad_ray.errors import InputError
 from otad_ray.jobs.benchmark import BenchmarkConfig, run_benchmark
 from otad_ray.presets import PRESETS

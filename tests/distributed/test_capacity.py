@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import ray
 import torch
-from digits_jobs import REPOSITORY, label_config, quick_preset, read_labels
-from mosek_standin import install
 
+from helpers.digits_jobs import REPOSITORY, label_config, quick_preset, read_labels
+from helpers.mosek_standin import install
 from otad_ray.artifacts import to_jsonable
 from otad_ray.cip import Status
 from otad_ray.engine import capacity
@@ -194,8 +194,8 @@ def test_labels_that_lost_the_license_are_finished_by_another_solver(
 # In a process of its own, because Ray joins one cluster a process, and tests share theirs.
 _IN_A_PROCESS = """
 import sys
-sys.path[:0] = ["tests/distributed", "tests/cip"]
-from test_capacity import scaling_from_nothing
+sys.path.insert(0, "tests")
+from distributed.test_capacity import scaling_from_nothing
 scaling_from_nothing()
 """
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import torch
-from digits_jobs import quick_preset
 
+from helpers.digits_jobs import quick_preset
 from otad_ray.cip import Status
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense

@@ -8,9 +8,9 @@ import mlflow
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from digits_jobs import ROWS, label_config, quick_preset, read_labels
 from sklearn.datasets import load_digits
 
+from helpers.digits_jobs import ROWS, label_config, quick_preset, read_labels
 from otad_ray.cip import SolverUnavailableError, check_solver
 from otad_ray.engine.shards import write_shard
 from otad_ray.errors import InputError

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from digits_jobs import QUICK_OPTIONS, descendants, job_command, run_job, wait_for
 
+from helpers.digits_jobs import QUICK_OPTIONS, descendants, job_command, run_job, wait_for
 from otad_ray.jobs.cli import check_main
 from otad_ray.jobs.log_pending import LogPendingConfig, run_log_pending
 

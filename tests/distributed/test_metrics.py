@@ -1,6 +1,7 @@
 """Metrics of jobs: where there is a cluster to tell, what is told, and that a job never suffers from it."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from digits_jobs import REPOSITORY, wait_for
-from local_servers import Head, find_tool, ray_head
 from ray.exceptions import GetTimeoutError
 
+from helpers.digits_jobs import REPOSITORY, wait_for
+from helpers.local_servers import Head, find_tool, ray_head
 from otad_ray.engine.metrics_actor import JobProgress, Recorder
 from otad_ray.engine.shard_seconds import stage_seconds, with_seconds
 from otad_ray.engine.shards import ShardedDirectory, write_shard
@@ -160,7 +161,8 @@ def test_the_metrics_outlive_drivers_and_their_own_actor(short_folder: Path) -> 
 @pytest.mark.skipif(find_tool("prometheus") is None, reason="needs prometheus; `make prometheus` fetches it")
 def test_a_real_prometheus_shows_what_the_manifests_say() -> None:
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "dashboards" / "check_panels.py")],
+        [sys.executable, "-m", "helpers.check_panels"],
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY / 'tests'}{os.pathsep}{REPOSITORY}"},
         capture_output=True,
         text=True,
         timeout=850,

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from digits_jobs import quick_preset
 
+from helpers.digits_jobs import quick_preset
 from otad_ray.errors import InputError
 from otad_ray.jobs.cli import check_main
 from otad_ray.jobs.nightly_sweep import NightlyConfig, run_nightly, sweep_presets

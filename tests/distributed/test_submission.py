@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from digits_jobs import REPOSITORY
 from ray.job_submission import JobStatus
 
+from helpers.digits_jobs import REPOSITORY
 from otad_ray.cluster import job_client
 from otad_ray.cluster.submission import VARIABLES, Submission, plan_submission
 from otad_ray.errors import InputError

@@ -16,7 +16,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from digits_jobs import QUICK_OPTIONS, REPOSITORY, ROWS, descendants, read_labels, wait_for
+
+from helpers.digits_jobs import QUICK_OPTIONS, REPOSITORY, ROWS, descendants, read_labels, wait_for
 
 BIN = Path(sys.executable).parent
 SECRET = "opensesame"

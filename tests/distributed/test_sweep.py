@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from digits_jobs import quick_preset
 
+from helpers.digits_jobs import quick_preset
 from otad_ray.artifacts import read_manifest
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import load_defense

@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from digits_jobs import quick_preset
-from mosek_standin import install
 from torch import Tensor, nn
 
+from helpers.digits_jobs import quick_preset
+from helpers.mosek_standin import install
 from otad_ray.artifacts import write_json
 from otad_ray.attacks import Budget, find_attack
 from otad_ray.certification import certified_radius

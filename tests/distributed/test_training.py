@@ -11,8 +11,8 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from digits_jobs import ROWS, descendants, is_running, job_command, quick_preset, wait_for
 
+from helpers.digits_jobs import ROWS, descendants, is_running, job_command, quick_preset, wait_for
 from otad_ray.artifacts import one_at_a_time
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.engine.ray_session import WorkerResources, worker_resources

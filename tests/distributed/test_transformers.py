@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from digits_jobs import ROWS, job_command, read_labels, run_job
 
+from helpers.digits_jobs import ROWS, job_command, read_labels, run_job
 from otad_ray.attacks import Budget, MetricPGD, Streams, find_attack
 from otad_ray.certification import certified_radius
 from otad_ray.cip import Regularity

@@ -1,7 +1,6 @@
 """The comparison of `make dashboards-check`: what it expects of manifests, and that it sees a difference."""
 
-from check_panels import EXPECTED, Facts, Output, compare
-
+from helpers.check_panels import EXPECTED, Facts, Output, compare
 from otad_ray.monitoring.panels import PANELS
 
 LABELS = Output(

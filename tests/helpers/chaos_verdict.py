@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from chaos_jobs import Job, Rows, actors_below, started, still_running
-from chaos_table import PROPERTY, Outcome
-
+from helpers.chaos_jobs import Job, Rows, actors_below, started, still_running
+from helpers.chaos_table import PROPERTY, Outcome
 from otad_ray.artifacts import is_temporary
 
 # Ray's agents outlive a driver that is killed with its cluster.

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from digits_jobs import descendants, job_command
 from threadpoolctl import threadpool_limits
 
+from helpers.digits_jobs import descendants, job_command
 from otad_ray.jobs import cli
 from otad_ray.jobs.attack_sweep import SweepConfig, make_plan, run_attack_sweep
 from otad_ray.options import ActorJobConfig

@@ -1,6 +1,6 @@
 """Real jobs, scraped by a real Prometheus: what each panel of the dashboard shows, beside what the manifests say.
 
-python dashboards/check_panels.py        # or: make dashboards-check; exits with 1 on a difference
+Run it with `make dashboards-check`; it exits with 1 on a difference.
 """
 
 import json
@@ -17,8 +17,7 @@ from math import isclose
 from pathlib import Path
 from typing import Any
 
-from local_servers import REPOSITORY, Head, Prometheus, prometheus, ray_head
-
+from helpers.local_servers import REPOSITORY, Head, Prometheus, prometheus, ray_head
 from otad_ray.monitoring.files import DASHBOARD, RULES
 from otad_ray.monitoring.panels import PANELS, UNSOLVED_STATUSES, Panel
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 _TOOLS = REPOSITORY / ".tools" / "usr" / "bin"
 _RAY = Path(sys.executable).parent / "ray"
 _PORTS = (
