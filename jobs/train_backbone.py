@@ -5,8 +5,8 @@ python jobs/train_backbone.py mnist --num-workers 2      # the same backbone; ki
 """
 
 from otad_ray.jobs.cli import main
+from otad_ray.jobs.train_backbone import run_backbone_training
 from otad_ray.options import TrainJobConfig
-from otad_ray.recipes.backbone import run_training
 
 if __name__ == "__main__":
-    main(TrainJobConfig, run_training, description=__doc__ or "")
+    main(TrainJobConfig, run_backbone_training, description=__doc__ or "")

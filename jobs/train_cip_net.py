@@ -5,7 +5,7 @@ python jobs/train_cip_net.py digits_vit --cip-net.head feature --cip-net-trainin
 """
 
 from otad_ray.jobs.cli import main
-from otad_ray.recipes.cip_net import CipNetJobConfig, run_cip_net_training
+from otad_ray.jobs.train_cip_net import CipNetJobConfig, run_cip_net_training
 
 if __name__ == "__main__":
     main(CipNetJobConfig, run_cip_net_training, description=__doc__ or "", default_preset="digits_vit")

@@ -5,8 +5,8 @@ python jobs/train_metric.py cifar10_vit --metric.architecture orthogonal     # 1
 """
 
 from otad_ray.jobs.cli import main
+from otad_ray.jobs.train_metric import run_metric_training
 from otad_ray.options import TrainJobConfig
-from otad_ray.recipes.metric_net import run_metric_training
 
 if __name__ == "__main__":
     main(TrainJobConfig, run_metric_training, description=__doc__ or "", default_preset="digits_vit")

@@ -18,13 +18,16 @@ from otad_ray.benchmarks import (
     threads,
 )
 from otad_ray.defenses import OTAD
-from otad_ray.engine.ray_session import num_cores, ray_session
-from otad_ray.engine.run import run_unfinished
+from otad_ray.engine.run import open_session, run_shards
 from otad_ray.engine.shards import ShardedDirectory
+from otad_ray.engine.task import Unit
+from otad_ray.machine import num_cores
 from otad_ray.options import ActorJobConfig
-from otad_ray.recipes.defenses import DefenseSource, find_defenses, open_defense
+from otad_ray.recipes.defense_source import DefenseSource
+from otad_ray.recipes.defenses import find_defenses
 from otad_ray.recipes.workspace import Workspace
-from otad_ray.sweep.tasks import COHORT_SIZE, AttackTask, Samples
+from otad_ray.sweep.samples import COHORT_SIZE, Samples
+from otad_ray.sweep.tasks import AttackTask
 
 _SAMPLES = 1000
 _ATTACKED = 200
@@ -38,7 +41,7 @@ _FORWARD_GOAL, _CERTIFICATE_GOAL, _ATTACK_GOAL, _ACTORS_GOAL = 1.0, 1.0, 1.0, 1.
 
 def measure_certification(config: ActorJobConfig, workspace: Workspace) -> Iterator[Measurement]:
     """The forward pass against plain search, and certificates against forward passes, on test samples."""
-    otad, samples = _otad(config, workspace), _samples(workspace, _SAMPLES)
+    otad, samples = _open_otad(workspace), _draw_samples(workspace, _SAMPLES)
     x = samples.take(np.arange(samples.count)).x
     for num_threads in sorted({1, num_cores()}):
         yield measure_forward(otad, x, num_threads=num_threads, goal=_FORWARD_GOAL)
@@ -46,9 +49,9 @@ def measure_certification(config: ActorJobConfig, workspace: Workspace) -> Itera
         yield measure_certificates(otad, x, goal=_CERTIFICATE_GOAL)
 
 
-def measure_attacks(config: ActorJobConfig, workspace: Workspace) -> Iterator[Measurement]:
+def measure_attack_rates(config: ActorJobConfig, workspace: Workspace) -> Iterator[Measurement]:
     """Attacks against those of libraries, on the undefended net; then the sweep on two actors against one."""
-    net, samples = _otad(config, workspace).backbone, _samples(workspace, _ATTACKED)
+    net, samples = _open_otad(workspace).backbone, _draw_samples(workspace, _ATTACKED)
     batch = samples.take(np.arange(samples.count))
     with threads(1):
         for norm in ("l2", "linf"):
@@ -60,8 +63,8 @@ def measure_attacks(config: ActorJobConfig, workspace: Workspace) -> Iterator[Me
 
 
 def _measure_actors(config: ActorJobConfig, workspace: Workspace) -> Measurement:
-    source = _source(config, workspace)
-    with ray_session(config.address):
+    source = _find_otad(workspace)
+    with open_session(config.pool):
         one, two = (_sweep_rate(config, workspace, source, count) for count in (1, 2))
     return Measurement(
         name="sweep_by_actors",
@@ -76,24 +79,24 @@ def _measure_actors(config: ActorJobConfig, workspace: Workspace) -> Measurement
 
 def _sweep_rate(config: ActorJobConfig, workspace: Workspace, source: DefenseSource, num_actors: int) -> float:
     """Samples attacked a second, after start-up."""
-    samples = _samples(workspace, _SWEPT)
+    samples = _draw_samples(workspace, _SWEPT)
     budget = Budget(eps=_SWEEP_EPS, bounds=workspace.definition.bounds)
-    task = AttackTask(samples, source, _SWEEP_ATTACK, find_attack(_SWEEP_ATTACK), budget, config.search)
+    task = AttackTask(samples, source, _SWEEP_ATTACK, find_attack(_SWEEP_ATTACK), budget)
     with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".benchmark-") as directory:
         output = ShardedDirectory.start(
             Path(directory), kind="attack", identity={}, rows=samples.count, rows_per_shard=COHORT_SIZE
         )
-        return run_unfinished([(output, task)], replace(config, num_actors=num_actors)).rows_per_second
+        return run_shards([Unit(output, task)], replace(config.pool, num_actors=num_actors)).rows_per_second
 
 
-def _samples(workspace: Workspace, count: int) -> Samples:
+def _draw_samples(workspace: Workspace, count: int) -> Samples:
     there = len(workspace.rows("test"))
     return Samples(workspace.preset, "test", workspace.folders, 0, min(count, there))
 
 
-def _source(config: ActorJobConfig, workspace: Workspace) -> DefenseSource:
-    return find_defenses(workspace, ("otad",), config.search)["otad"]
+def _find_otad(workspace: Workspace) -> DefenseSource:
+    return find_defenses(workspace, ("otad",))["otad"]
 
 
-def _otad(config: ActorJobConfig, workspace: Workspace) -> OTAD:
-    return cast(OTAD, open_defense(_source(config, workspace).location, config.search))
+def _open_otad(workspace: Workspace) -> OTAD:
+    return cast(OTAD, _find_otad(workspace).open())

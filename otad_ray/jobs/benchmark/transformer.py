@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from otad_ray.benchmarks import Measurement, TransformerOptions, Transformers, measure_transformer, threads
-from otad_ray.engine.ray_session import num_cores
 from otad_ray.errors import InputError
+from otad_ray.machine import num_cores
 from otad_ray.memory import NeighborMemory
 from otad_ray.options import ActorJobConfig
 from otad_ray.presets import Preset
