@@ -1,6 +1,9 @@
 """Every test runs on one thread, away from the user's storage, data and tracking server."""
 
 import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 # Files that wait for real processes take longest: they start first. A file is run by one worker, whose cluster and
 # module's fixtures its tests share.
-_FIRST = ("chaos", "distributed", "tracking", "training")
+_FIRST = ("chaos", "cluster", "recipes", "jobs", "engine", "sweep", "tracking", "training")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -29,6 +32,37 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OTAD_STORAGE", str(tmp_path_factory.mktemp("storage")))
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """Three CPUs: two actors and the one that Ray Data needs."""
+    import ray
+
+    ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Copy an empty store for each new SQLite file, whose tables MLflow takes seconds to make."""
+    from mlflow.store.db import utils
+
+    first = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    make_tables = utils._initialize_tables
+
+    def copy(engine) -> None:
+        if not first.exists():
+            make_tables(engine)
+            shutil.copy(engine.url.database, first)
+            return
+        engine.dispose()
+        shutil.copy(first, Path(engine.url.database))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, "_initialize_tables", copy)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
