@@ -68,6 +68,12 @@ def _copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One storage root for all tests of a process that log runs: each has an experiment of its own in it."""
+    return tmp_path_factory.mktemp("root")
+
+
+@pytest.fixture(scope="session")
 def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root with an evaluation of OTAD-T and OTAD-T-NN, made once for all processes of the run."""
     from helpers.transformer_jobs import preset

@@ -59,13 +59,11 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        preset, definition = self.workspace.preset, self.workspace.definition
-        # Samples that the backbone does not fit are refused before any row is read.
-        resolved = backbone_config(preset.backbone, shape=definition.shape, num_outputs=definition.num_outputs)
+        preset = self.workspace.preset
         return {
             "data": self.workspace.rows(preset.training.rows).fingerprint,
             "architecture": preset.backbone.architecture,
-            "backbone": to_jsonable(resolved),
+            "backbone": to_jsonable(_resolve_options(self.workspace)),
             "training": to_jsonable(preset.training),
         }
 
@@ -118,9 +116,9 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
 
 def ensure_backbone(workspace: Workspace, trainer: Trainer = train_here) -> Trained[Backbone]:
     """Return the preset's trained backbone and its directory; train it first if it is missing."""
-    recipe = BackboneRecipe(workspace)
+    _resolve_options(workspace)
     check_num_neighbors(workspace)
-    return ensure_network(recipe, trainer)
+    return ensure_network(BackboneRecipe(workspace), trainer)
 
 
 def find_backbone(workspace: Workspace) -> Backbone:
@@ -137,6 +135,12 @@ def check_num_neighbors(workspace: Workspace) -> None:
             f"neighbors must be at most {rows - 1}, the other training rows of {preset.data_set}, "
             f"got {preset.integration.neighbors}"
         )
+
+
+def _resolve_options(workspace: Workspace) -> Any:
+    """Return the backbone's own configuration; refuse, before any row is read, samples that it does not fit."""
+    definition = workspace.definition
+    return backbone_config(workspace.preset.backbone, shape=definition.shape, num_outputs=definition.num_outputs)
 
 
 def check_rows(workspace: Workspace) -> None:

@@ -165,7 +165,7 @@ def test_images_are_shifted_and_mirrored_alike_whoever_asks(rows) -> None:
     assert not torch.equal(changed(images, torch.arange(20)), whole)
 
 
-def test_what_cannot_be_trained_is_refused(rows) -> None:
+def test_train_metric_refuses_rows_and_nets_that_do_not_fit(rows) -> None:
     x, y = rows
     for inputs, labels, message in [
         (x, y.float(), "trained on classes, got labels of torch.float32"),

@@ -194,7 +194,7 @@ def test_the_defense_is_saved_and_has_a_gradient(memory, solved, net, tmp_path: 
         torch.testing.assert_close((weights.float().unsqueeze(1) @ centers).squeeze(1), features, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_is_refused(memory, solved, net) -> None:
+def test_train_cip_net_refuses_labels_and_nets_that_do_not_fit(memory, solved, net) -> None:
     for alpha in (-0.1, 1.1, float("nan")):
         with pytest.raises(InputError, match=r"need alpha in \[0, 1\]"):
             CipNetTrainingConfig(alpha=alpha)
