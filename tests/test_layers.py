@@ -11,13 +11,13 @@ for name in ("ray", "mlflow", "faiss", "cvxpy", "mosek", "ot"):
 import torch
 import otad_ray.benchmarks, otad_ray.evaluation, otad_ray.monitoring.files, otad_ray.presets
 from otad_ray.cip import Regularity, integrate
-from otad_ray.data import data_set, load_all, open_split
+from otad_ray.data import Batch, data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import BackboneConfig, build_backbone
 from otad_ray.training import TrainingConfig, train_backbone
 
-train = load_all(open_split(data_set("digits"), "train"))
+train = Batch(*(values[:300] for values in load_all(open_split(data_set("digits"), "train"))))
 net = build_backbone(BackboneConfig(num_blocks=1), shape=(64,), num_outputs=10)
 train_backbone(net, train.x, train.y, TrainingConfig(epochs=1))
 points = train.x.flatten(1)

@@ -212,6 +212,7 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_tracking_uri("databricks", Path("/x")) == "databricks"
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_store_together_all_log(tmp_path: Path) -> None:
     script = f"""
 import os
