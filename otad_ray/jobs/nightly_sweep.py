@@ -25,7 +25,7 @@ from otad_ray.attacks import Norm, find_attack
 from otad_ray.data import DataFolders, open_split
 from otad_ray.engine.run import open_session
 from otad_ray.errors import InputError
-from otad_ray.evaluation import Regression, find_regressions
+from otad_ray.evaluation import Worsening, find_worsenings
 from otad_ray.jobs.attack_sweep import run_attack_sweep
 from otad_ray.machine import describe_machine, versions
 from otad_ray.options import PoolRequest, refuse_cluster_options
@@ -246,8 +246,8 @@ def _last_good(tracking_uri: str, tags: Mapping[str, str], scratch: Path, direct
         return None
 
 
-def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Regression]:
-    return find_regressions(
+def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Worsening]:
+    return find_worsenings(
         pq.read_table(before),
         pq.read_table(directory / OUTCOMES),
         eps=manifest["eps"],

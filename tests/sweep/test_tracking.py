@@ -37,16 +37,17 @@ def sweep(root: Path) -> dict[str, Any]:
         attacks=[SimpleNamespace(name=name, attack=find_attack(name)) for name in ("noise", "fgsm", "pgd")],
         early_stop=False,
     )
-    report: Any = SimpleNamespace(
+    bracket: Any = SimpleNamespace(
         attacks=[
             SimpleNamespace(attack=item.name, eps=0.5, robust=SimpleNamespace(value=0.5), queries_mean=1.0)
             for item in plan.attacks
         ],
         budgets=[SimpleNamespace(eps=0.5, certified=None, worst_case=SimpleNamespace(value=0.5))],
     )
+    reports: Any = {"otad": SimpleNamespace(bracket=bracket, flags=())}
     workspace: Any = Workspace(root)
     directory = root / "sweeps" / "sweeps" / "abc"
-    return track_sweep(workspace, plan, {"otad": report}, {"otad": []}, seconds=1.0, directory=directory, files=[])
+    return track_sweep(workspace, plan, reports, seconds=1.0, directory=directory, files=[])
 
 
 def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
