@@ -10,7 +10,7 @@ PROMETHEUS_BINARY := $(TOOLS)/usr/bin/prometheus
 # uv does not read pip's configuration: give it the same wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test test-slow chaos lint format clean prometheus dashboards-check
+.PHONY: setup demo test test-slow test-wheel chaos lint format clean prometheus dashboards-check
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ test: $(STAMP)
 # What takes minutes: real clusters, servers and kills. One after the other, since they wait for each other's CPUs.
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --ignore tests/chaos
+
+# The wheel, installed into an environment of its own that shares the installed dependencies, labels digits.
+test-wheel: $(STAMP)
+	$(BIN)/python -m pytest tests/packaging -m slow
 
 # Faults with real processes, one after the other, and a table of what they left. Disks need the right to mount.
 chaos: $(STAMP)
@@ -59,7 +63,7 @@ $(PROMETHEUS_BINARY):
 	rm $(TOOLS)/prometheus_*.deb
 	@touch $@
 
-dashboards-check: $(STAMP)
+dashboards-check: $(STAMP) $(if $(PROMETHEUS),,$(PROMETHEUS_BINARY))
 	@$(BIN)/python dashboards/check_panels.py
 
 clean:

@@ -1,4 +1,9 @@
-"""The attack sweep: defenses under attacks and certificates, on an actor pool, reported as a bracket."""
+"""Attack and certify defenses, also your own, and report a bracket: certified <= robust accuracy <= worst attack.
+
+python jobs/attack_sweep.py                                # digits
+python jobs/attack_sweep.py mnist --samples 1000
+python jobs/attack_sweep.py mnist --defense otad path/to/file.py:build --attacks pgd square_500 --eps 1 2
+"""
 
 import logging
 import sys

@@ -1,4 +1,9 @@
-"""The benchmark job: ratios, each measured within one run, of this project against references and against itself."""
+"""Measure how fast integration, search, the label job and its memory are, as ratios taken within one run.
+
+python jobs/benchmark.py                      # mnist
+python jobs/benchmark.py digits --parts search labels
+python jobs/benchmark.py cifar10_vit --parts transformer
+"""
 
 import json
 import multiprocessing

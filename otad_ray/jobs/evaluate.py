@@ -1,4 +1,9 @@
-"""The evaluation job: standard accuracy of a backbone and its defenses on a sharded split."""
+"""Measure the standard accuracy (or MSE) of net, KNN and OTAD, the relative error RE, and transport diagnostics.
+
+python jobs/evaluate.py                       # digits
+python jobs/evaluate.py mnist --regularity.smoothness 3
+python jobs/evaluate.py digits_vit --otad-nn  # OTAD-T, and OTAD-T-NN beside it
+"""
 
 import logging
 import sys
