@@ -96,6 +96,8 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     record = RunRecord(
         experiment=config.preset.name,
         kind="benchmark",
+        name=f"benchmark {'+'.join(config.parts)}",
+        job="benchmark",
         result={"directory": path.parent},
         params={"parts": ",".join(config.parts), "data_set": config.preset.data_set, **described},
         metrics={f"ratio_{item.name}": item.ratio for item in measurements}

@@ -197,6 +197,8 @@ def _finish(
     record = RunRecord(
         experiment=workspace.preset.name,
         kind="evaluation",
+        name=f"evaluation {split} K={workspace.preset.integration.neighbors}",
+        job="evaluate",
         result={"directory": output.directory},
         outcome=totals.metrics(),
         params={**output.manifest["identity"], "data_set": workspace.preset.data_set},

@@ -55,6 +55,9 @@ def run_log_model(config: LogModelConfig) -> dict[str, Any]:
     record = RunRecord(
         experiment=workspace.preset.name,
         kind=_KIND,
+        name=f"model {config.defense}",
+        job="log_model",
+        started=workspace.started,
         result={"directory": directory},
         params={
             "defense": config.defense,

@@ -185,6 +185,8 @@ def _record(
     return RunRecord(
         experiment=workspace.preset.name,
         kind="labels",
+        name=f"labels {workspace.preset.integration.solver} K={workspace.preset.integration.neighbors}",
+        job="label_qcp",
         result={"directory": output.directory},
         outcome=statistics.as_dict(),
         params={

@@ -127,6 +127,8 @@ def _run_record(
     return RunRecord(
         experiment=preset.name,
         kind=network.kind,
+        name=f"{network.kind} {network.identity.get('architecture', preset.cip_net.head)}",
+        job=network.job,
         result={"directory": directory},
         outcome=manifest["metrics"],
         params=to_jsonable({"data_set": preset.data_set, **network.params, **network.manifest}),

@@ -1,5 +1,6 @@
 """A preset in a storage root: where its artifacts lie, its rows, and its tracked runs."""
 
+import time
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ class Workspace:
         self._config = config
         self.preset = config.preset
         self.build = config.build
+        self.started = time.time()
         self.root = storage_root(config.storage)
         self.tracking_uri = default_tracking_uri(config.tracking_uri, self.root)
         self.folders = DataFolders.from_environment(cache=self.root / "data")
@@ -52,8 +54,9 @@ class Workspace:
         return self.root / self.preset.name / kind / content_hash(identity)
 
     def track(self, record: RunRecord) -> str | None:
-        """Log a finished job."""
-        return track(record, tracking_uri=self.tracking_uri, root=self.root)
+        """Log a finished result as one of the job that opened this workspace; its run's id, or None."""
+        started = self.started if record.started is None else record.started
+        return track(replace(record, started=started), tracking_uri=self.tracking_uri, root=self.root)
 
     def refuse_to_build(self, what: str, directory: Path, job: str) -> None:
         """InputError with the command that makes a missing input, unless it may be made."""
