@@ -57,13 +57,16 @@ format: $(STAMP)
 prometheus: $(PROMETHEUS_BINARY)
 
 $(PROMETHEUS_BINARY):
+	@command -v apt-get >/dev/null || { \
+		echo "Prometheus is fetched with apt-get, which is missing here; put one on the PATH or set PROMETHEUS" >&2; exit 1; }
 	@mkdir -p $(TOOLS)
 	cd $(TOOLS) && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
 	dpkg -x $(TOOLS)/prometheus_*.deb $(TOOLS)
 	rm $(TOOLS)/prometheus_*.deb
 	@touch $@
 
-dashboards-check: $(STAMP) $(if $(PROMETHEUS),,$(PROMETHEUS_BINARY))
+# Prometheus is fetched unless there is one: named by the variable PROMETHEUS, or on the PATH.
+dashboards-check: $(STAMP) $(if $(or $(PROMETHEUS),$(shell command -v prometheus)),,$(PROMETHEUS_BINARY))
 	@$(BIN)/python dashboards/check_panels.py
 
 clean:

@@ -27,7 +27,7 @@ def write_completion(arguments: Sequence[str], *, prog: str) -> None:
         prog: the program that the script is for.
 
     Raises:
-        InputError: for an unknown shell.
+        InputError: for an unknown shell, and for a file that cannot be written.
         SystemExit: otherwise; with 0 if the script was written.
     """
     if len(arguments) < 2 or arguments[1] not in _SHELLS:
@@ -36,7 +36,12 @@ def write_completion(arguments: Sequence[str], *, prog: str) -> None:
         )
     described = [_describe_job(job) for job in JOBS.values()]
     described += [_name_subcommand(name, make_dataclass(name, [])) for name in COMMANDS]
-    tyro.cli(reduce(or_, described), args=list(arguments), prog=prog)
+    try:
+        tyro.cli(reduce(or_, described), args=list(arguments), prog=prog)
+    except OSError as error:
+        raise InputError(
+            f"{error.filename} cannot be written ({error.strerror}); give a file in a folder that exists"
+        ) from error
 
 
 def _describe_job(job: Job) -> Any:

@@ -38,16 +38,19 @@ def write_deployment(folder: Path) -> list[Path]:
 
     Raises:
         InputError: before anything is written, if a file is there with other content, or if this package came
-            without the files.
+            without the files; and if the folder cannot be written.
     """
     files = find_deployment_files()
     for name, source in files.items():
         target = folder / name
         if target.exists() and target.read_bytes() != source.read_bytes():
             raise InputError(f"{target} exists and differs from this version's; move it away, or give another folder")
-    for name, source in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(source, folder / name)
+    try:
+        for name, source in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, folder / name)
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written ({error.strerror}); give another folder") from error
     return [folder / name for name in files]
 
 

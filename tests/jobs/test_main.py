@@ -63,6 +63,8 @@ def test_unknown_job_ends_with_two_and_lists_the_known(
         (("nightly-sweep", "--presets", "minst"), 1, "error: unknown preset 'minst'"),
         (("submit", "minst"), 1, "error: unknown job 'minst'"),
         (("--tyro-print-completion", "csh"), 2, "one of bash, zsh, tcsh, fish, got 'csh'"),
+        (("--tyro-write-completion", "bash", "/nowhere/otad"), 2, "/nowhere/otad cannot be written"),
+        (("write-deployment", "/proc/otad"), 2, "/proc/otad cannot be written"),
     ],
 )
 def test_bad_input_has_the_exit_code_of_the_job(
