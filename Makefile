@@ -67,7 +67,7 @@ $(PROMETHEUS_BINARY):
 
 # Prometheus is fetched unless there is one: named by the variable PROMETHEUS, or on the PATH.
 dashboards-check: $(STAMP) $(if $(or $(PROMETHEUS),$(shell command -v prometheus)),,$(PROMETHEUS_BINARY))
-	@$(BIN)/python dashboards/check_panels.py
+	@PYTHONPATH=tests $(BIN)/python -m helpers.check_panels
 
 clean:
 	rm -rf $(VENV) $(TOOLS)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from otad_ray.benchmarks import checked_out
-from otad_ray.engine.capacity import CAPACITY_WAIT
 from otad_ray.errors import InputError
+from otad_ray.machine import find_commit
+from otad_ray.options import CAPACITY_WAIT
 from otad_ray.tracking import redacted
 
 # What jobs read from the environment, and a cluster would not know.
@@ -121,7 +121,7 @@ def plan_submission(
         if name not in environment:
             raise InputError(f"--env {name}: it is not set here")
     variables = {name: environment[name] for name in (*VARIABLES, *arguments.env) if environment.get(name)}
-    if commit := environment.get(_COMMIT) or checked_out(working_dir):
+    if commit := environment.get(_COMMIT) or find_commit(working_dir):
         variables[_COMMIT] = commit
     for name, value in variables.items():
         _refuse_secret(name, value)

@@ -17,7 +17,7 @@ from otad_ray.evaluation.records.attack import SKIPPED_COLUMNS, attack_records, 
 from otad_ray.evaluation.records.clean import clean_records, failed_clean_records
 from otad_ray.evaluation.records.relative_error import relative_error
 from otad_ray.evaluation.records.schema import METRIC_COLUMNS, RecordStatus, record_schema
-from otad_ray.evaluation.records.standard import NO_PREDICTION, StandardMetrics, evaluate_batch
+from otad_ray.evaluation.records.standard import NO_PREDICTION, StandardMetrics, evaluate_batch, evaluation_records
 from otad_ray.evaluation.records.verification import EPS_TOLERANCE, DetailedDefense, Norm
 
 __all__ = [
@@ -26,8 +26,6 @@ __all__ = [
     "NO_PREDICTION",
     "SKIPPED_COLUMNS",
     "AttackKind",
-    "AttackResult",
-    "BudgetResult",
     "Comparison",
     "DetailedDefense",
     "Evidence",
@@ -47,6 +45,7 @@ __all__ = [
     "compare_defenses",
     "eps_text",
     "evaluate_batch",
+    "evaluation_records",
     "example_figure",
     "failed_clean_records",
     "failed_records",

@@ -20,10 +20,10 @@ from otad_ray.artifacts import (
     content_hash,
     read_manifest,
     refuse_occupied,
-    versions,
     write_json,
 )
 from otad_ray.errors import InputError
+from otad_ray.machine import versions
 from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest, leave_out
 from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
 from otad_ray.models import TokenSpace

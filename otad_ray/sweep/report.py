@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from matplotlib.figure import Figure
 
-from otad_ray.artifacts import MANIFEST, atomic_file, read_manifest, to_jsonable, versions, write_json
+from otad_ray.artifacts import MANIFEST, atomic_file, read_manifest, to_jsonable, write_json
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.evaluation import (
     METRIC_COLUMNS,
@@ -34,13 +34,12 @@ from otad_ray.evaluation import (
     robustness_report,
     sample_outcomes,
 )
-from otad_ray.recipes.defenses import DefenseSource
+from otad_ray.machine import versions
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.sweep.example_images import adversarial_figure
-from otad_ray.sweep.tasks import AttackTask, CleanTask
+from otad_ray.sweep.plan import SweepPlan
 from otad_ray.sweep.tracking import Report, bracket, track_sweep
-from otad_ray.sweep.units import SweepPlan, Unit
-from otad_ray.tracking import how_to_look, redacted
+from otad_ray.sweep.units import DefenseUnits
 
 logger = logging.getLogger(__name__)
 
@@ -55,26 +54,6 @@ _TRACKED = ("run_id", "attack_runs", "compare")
 
 
 @dataclass(frozen=True)
-class SweptDefense:
-    """A defense in a sweep: where it is, its results, and seconds a sample on one thread.
-
-    not_certified: why it has no certificate; None where it has one.
-    """
-
-    source: DefenseSource
-    clean: Unit[CleanTask]
-    attacks: tuple[Unit[AttackTask], ...]
-    not_certified: str | None
-    forward_seconds: float
-    gradient_seconds: float
-
-    @property
-    def outputs(self) -> list[ShardedDirectory]:
-        """Directories of all its results."""
-        return [self.clean.output, *(unit.output for unit in self.attacks)]
-
-
-@dataclass(frozen=True)
 class DefenseResult:
     """A defense's records without logits and examples, its clean records, and what follows from them."""
 
@@ -85,31 +64,31 @@ class DefenseResult:
 
 
 def report_sweep(
-    workspace: Workspace, plan: SweepPlan, swept: Sequence[SweptDefense], seconds: float
+    workspace: Workspace, plan: SweepPlan, defenses: Sequence[DefenseUnits], seconds: float
 ) -> dict[str, Any]:
-    """Compute, print, write and track; what the last line of the job's output says.
+    """Print, write and track what the records say, and return the job's summary.
 
-    The sweep's directory is rewritten by every run, from the records; tracked once.
+    Every run rewrites the sweep's directory from the records; a sweep is tracked once.
     """
     identity = {
-        "results": {defense.source.name: [output.directory.name for output in defense.outputs] for defense in swept},
+        "results": {defense.source.name: [output.directory.name for output in defense.outputs] for defense in defenses},
         "early_stop": plan.early_stop,
     }
     directory = workspace.directory("sweeps", identity)
-    results = _results(workspace, plan, swept)
-    tables = [_table(workspace, plan, name, result) for name, result in results.items()]
-    outcomes = None if workspace.definition.task == "regression" else _outcomes(plan, swept, results)
+    results = _read_results(workspace, plan, defenses)
+    tables = [_make_table(workspace, plan, name, result) for name, result in results.items()]
+    outcomes = None if workspace.definition.task == "regression" else _collect_outcomes(plan, defenses, results)
     eps = [budget.eps for budget in plan.budgets]
     comparisons = [] if outcomes is None else list(compare_defenses(outcomes, eps))
     text = "\n\n".join([*tables, *(["\n".join(map(str, comparisons))] if comparisons else [])])
     print(text, file=sys.stderr)
-    files = _write_files(workspace, plan, swept, results, directory, text)
+    files = _write_files(workspace, plan, defenses, results, directory, text)
     if outcomes is not None:
         with atomic_file(directory / OUTCOMES) as temporary:
             pq.write_table(outcomes, temporary, compression="zstd")
         files.append(directory / OUTCOMES)
     before = read_manifest(directory, kind=KIND) if (directory / MANIFEST).is_file() else {}
-    complete = all(output.manifest["complete"] for defense in swept for output in defense.outputs)
+    complete = all(output.manifest["complete"] for defense in defenses for output in defense.outputs)
     manifest = {
         "kind": KIND,
         "complete": complete,
@@ -117,16 +96,16 @@ def report_sweep(
         "samples": plan.samples.count,
         "split": plan.samples.split,
         "seed": plan.samples.seed,
-        "norm": plan.budgets[0].norm,
+        "norm": plan.norm,
         "eps": eps,
         "attacks": {item.name: to_jsonable(item.attack) | {"samples": item.samples} for item in plan.attacks},
-        "defenses": {name: _described(defense, results[name]) for name, defense in _by_name(swept).items()},
+        "defenses": {name: _describe_defense(defense, results[name]) for name, defense in _by_name(defenses).items()},
         "comparisons": to_jsonable(comparisons),
         "seconds": seconds + (before.get("seconds") or 0.0),
         **{field: before.get(field) for field in _TRACKED},
         "versions": versions(),
     }
-    write_json(directory / MANIFEST, _finite(manifest))
+    write_json(directory / MANIFEST, _make_finite(manifest))
     if complete and manifest["run_id"] is None:
         manifest |= track_sweep(
             workspace,
@@ -137,9 +116,8 @@ def report_sweep(
             directory=directory,
             files=[directory / MANIFEST, *files],
         )
-        write_json(directory / MANIFEST, _finite(manifest))
+        write_json(directory / MANIFEST, _make_finite(manifest))
     logger.info("report: %s", directory)
-    logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
     if manifest["run_id"] is not None:
         logger.info("compare: %s", manifest["compare"])
     return {
@@ -149,21 +127,20 @@ def report_sweep(
         "brackets": {name: bracket(result.report) for name, result in results.items()},
         "flags": {name: [flag.name for flag in result.flags] for name, result in results.items()},
         "run_id": manifest["run_id"],
-        "tracking_uri": redacted(workspace.tracking_uri),
     }
 
 
-def _results(workspace: Workspace, plan: SweepPlan, swept: Sequence[SweptDefense]) -> dict[str, DefenseResult]:
+def _read_results(workspace: Workspace, plan: SweepPlan, defenses: Sequence[DefenseUnits]) -> dict[str, DefenseResult]:
     records = {
         defense.source.name: pa.concat_tables(
-            table for unit in defense.attacks for table in _tables(unit.output, METRIC_COLUMNS)
+            table for unit in defense.attacks for table in _read_tables(unit.output, METRIC_COLUMNS)
         )
-        for defense in swept
+        for defense in defenses
     }
     results = {}
-    for name, defense in _by_name(swept).items():
-        clean = pa.concat_tables(_tables(defense.clean.output))
-        certificates = clean if defense.not_certified is None else None
+    for name, defense in _by_name(defenses).items():
+        clean = pa.concat_tables(_read_tables(defense.clean.output))
+        certificates = clean if defense.probe.not_certified is None else None
         evidence = Evidence(
             records=records[name],
             kinds={item.name: item.attack.kind for item in plan.attacks},
@@ -196,16 +173,16 @@ def _report(workspace: Workspace, records: pa.Table, clean: pa.Table, certificat
     )
 
 
-def _tables(output: ShardedDirectory, columns: Sequence[str] | None = None) -> list[pa.Table]:
+def _read_tables(output: ShardedDirectory, columns: Sequence[str] | None = None) -> list[pa.Table]:
     return [table.replace_schema_metadata(None) for _, table in output.tables(columns)]
 
 
-def _by_name(swept: Sequence[SweptDefense]) -> dict[str, SweptDefense]:
-    return {defense.source.name: defense for defense in swept}
+def _by_name(defenses: Sequence[DefenseUnits]) -> dict[str, DefenseUnits]:
+    return {defense.source.name: defense for defense in defenses}
 
 
-def _table(workspace: Workspace, plan: SweepPlan, name: str, result: DefenseResult) -> str:
-    norm, unit = plan.budgets[0].norm, workspace.definition.eps_unit
+def _make_table(workspace: Workspace, plan: SweepPlan, name: str, result: DefenseResult) -> str:
+    norm, unit = plan.norm, workspace.definition.eps_unit
     if isinstance(result.report, RegressionReport):
         return regression_table(name, result.report, result.flags, norm=norm, eps_unit=unit)
     return report_table(name, result.report, result.flags, norm=norm, eps_unit=unit)
@@ -214,7 +191,7 @@ def _table(workspace: Workspace, plan: SweepPlan, name: str, result: DefenseResu
 def _write_files(
     workspace: Workspace,
     plan: SweepPlan,
-    swept: Sequence[SweptDefense],
+    defenses: Sequence[DefenseUnits],
     results: Mapping[str, DefenseResult],
     directory: Path,
     text: str,
@@ -226,8 +203,8 @@ def _write_files(
     files = [directory / _TABLE]
     if workspace.definition.task == "regression":
         return files
-    for name, defense in _by_name(swept).items():
-        for figure_name, figure in _figures(workspace, plan, defense, results[name]).items():
+    for name, defense in _by_name(defenses).items():
+        for figure_name, figure in _draw_figures(workspace, plan, defense, results[name]).items():
             if figure is not None:
                 path = directory / f"{name}-{figure_name}.png"
                 with atomic_file(path) as temporary:
@@ -237,24 +214,26 @@ def _write_files(
     return files
 
 
-def _outcomes(plan: SweepPlan, swept: Sequence[SweptDefense], results: Mapping[str, DefenseResult]) -> pa.Table:
+def _collect_outcomes(
+    plan: SweepPlan, defenses: Sequence[DefenseUnits], results: Mapping[str, DefenseResult]
+) -> pa.Table:
     """Of the undefended net by attack too: what they do to it says how strong they are."""
-    norm = plan.budgets[0].norm
+    norm = plan.norm
     return pa.concat_tables(
         sample_outcomes(name, result.records, result.clean, norm, by_attack=defense.source.net == name)
-        for (name, result), defense in zip(results.items(), swept, strict=True)
+        for (name, result), defense in zip(results.items(), defenses, strict=True)
     )
 
 
-def _figures(
-    workspace: Workspace, plan: SweepPlan, defense: SweptDefense, result: DefenseResult
+def _draw_figures(
+    workspace: Workspace, plan: SweepPlan, defense: DefenseUnits, result: DefenseResult
 ) -> dict[str, Figure | None]:
     assert isinstance(result.report, RobustnessReport)
-    unit, norm = workspace.definition.eps_unit, plan.budgets[0].norm
+    unit, norm = workspace.definition.eps_unit, plan.norm
     title = f"{workspace.preset.name}, {defense.source.name}: {plan.samples.count} samples"
     return {
         "robustness": robustness_figure(result.report, norm=norm, eps_unit=unit, title=title),
-        "radii": None if defense.not_certified else radius_figure(result.clean, eps_unit=unit, title=title),
+        "radii": None if defense.probe.not_certified else radius_figure(result.clean, eps_unit=unit, title=title),
         "relaxations": relaxation_figure(result.records, title=title),
         "examples": adversarial_figure(workspace, plan, defense.attacks, title),
     }
@@ -281,22 +260,22 @@ def _write_entries(
     return paths
 
 
-def _described(defense: SweptDefense, result: DefenseResult) -> dict[str, Any]:
+def _describe_defense(defense: DefenseUnits, result: DefenseResult) -> dict[str, Any]:
     return {
         "location": defense.source.location,
         "fingerprint": defense.source.fingerprint,
         "records": [str(unit.output.directory) for unit in defense.attacks],
         "clean": str(defense.clean.output.directory),
-        "not_certified": defense.not_certified,
+        "not_certified": defense.probe.not_certified,
         "report": to_jsonable(result.report),
         "flags": to_jsonable(list(result.flags)),
     }
 
 
-def _finite(value: Any) -> Any:
+def _make_finite(value: Any) -> Any:
     """JSON has no infinity and no NaN: as text."""
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: _make_finite(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_make_finite(item) for item in value]
     return str(value) if isinstance(value, float) and not isfinite(value) else value

@@ -7,8 +7,8 @@ from typing import Any
 
 from otad_ray.artifacts import to_jsonable
 from otad_ray.evaluation import Flag, RegressionReport, RobustnessReport
-from otad_ray.recipes.workspace import Workspace, data_record
-from otad_ray.sweep.units import SweepPlan
+from otad_ray.recipes.workspace import Workspace, describe_data
+from otad_ray.sweep.plan import SweepPlan
 from otad_ray.tracking import RunRecord, compare_link
 
 # MLflow's steps are whole numbers.
@@ -43,8 +43,8 @@ def track_sweep(
 ) -> dict[str, Any]:
     """A run per defense and attack with its curve over eps, and one of the whole sweep; ids and the compare link."""
     shared: dict[str, Any] = {"samples": plan.samples.count, "split": plan.samples.split, "seed": plan.samples.seed}
-    shared |= {"norm": plan.budgets[0].norm, "data_set": workspace.preset.data_set, "early_stop": plan.early_stop}
-    data, tags = data_record(workspace, plan.samples.split), {"otad.directory": str(directory)}
+    shared |= {"norm": plan.norm, "data_set": workspace.preset.data_set, "early_stop": plan.early_stop}
+    data, tags = describe_data(workspace, plan.samples.split), {"otad.directory": str(directory)}
     runs = []
     for name, report in reports.items():
         for item in plan.attacks:

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nets import BOUNDS, Counted, Trained
 from torch import Tensor, nn
 
+from helpers.nets import BOUNDS, Counted, Trained
 from otad_ray.attacks import (
     FGSM,
     PGD,

@@ -7,9 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from planted import certificates, first, rows
 from torch import nn
 
+from helpers.planted import certificates, first, rows
 from otad_ray.artifacts import to_jsonable
 from otad_ray.errors import InputError
 from otad_ray.evaluation import Evidence, attack_records, find_flags

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from matplotlib.colors import same_color
-from planted import certificates, first, rows
 
+from helpers.planted import certificates, first, rows
 from otad_ray.errors import InputError
 from otad_ray.evaluation import (
     Flag,

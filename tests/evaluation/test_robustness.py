@@ -6,9 +6,9 @@ from math import comb, inf
 import numpy as np
 import pyarrow as pa
 import pytest
-from planted import certificates, first, rows
 from scipy.stats import binomtest
 
+from helpers.planted import certificates, first, rows
 from otad_ray.artifacts import to_jsonable
 from otad_ray.evaluation import (
     Proportion,

@@ -129,7 +129,7 @@ def test_a_saved_defense_is_loaded(tmp_path: Path, net, images, kind: str) -> No
     assert torch.isfinite(queries.grad).all()
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, net, images) -> None:
+def test_point_space_refuses_points_that_do_not_fit(tmp_path: Path, net, images) -> None:
     memory = build(tmp_path / "memory", net, images[:ROWS], full=False)
     arrays = {"labels": [memory.labels], "ids": [memory.ids]}
     with pytest.raises(InputError, match="must agree in shape; coordinates of points in a smaller space need"):

@@ -61,7 +61,7 @@ def test_a_new_net_gives_the_mean(head: str) -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_it_learns_convex_integration(head: str) -> None:
+def test_cip_net_learns_convex_integration(head: str) -> None:
     train, test = neighborhoods(1500), neighborhoods(300, seed=7)
     targets, exact = (integrate(*rows, Regularity()).feature for rows in (train, test))
     net = small(head)
@@ -197,7 +197,7 @@ def test_other_neighborhoods_are_refused(head: str) -> None:
 
 
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, float("nan")), (float("inf"), 1.0)])
-def test_scales_are_refused(scales: tuple[float, float]) -> None:
+def test_cip_net_refuses_bad_scales(scales: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="_scale > 0, got"):
         small().set_scales(*scales)
 
@@ -212,7 +212,7 @@ def test_scales_are_refused(scales: tuple[float, float]) -> None:
         ({"head": "mean"}, "unknown head 'mean'; known: simplex, feature"),
     ],
 )
-def test_options_are_refused(change: dict, message: str) -> None:
+def test_cip_net_refuses_bad_options(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         CipNetOptions(**change)
 

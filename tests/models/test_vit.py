@@ -144,7 +144,7 @@ def test_save_and_load(tmp_path) -> None:
     assert torch.equal(loaded(images()), net(images()))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_vit_refuses_options_and_inputs_that_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\), got \(1, 8, 8\)"):
         vit()(torch.rand(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\), got \(3, 16, 16\)"):

@@ -73,7 +73,7 @@ def files(root: Path, logged: LoggedModel) -> Path:
     return Path(model.artifact_location.removeprefix("file://"))
 
 
-def test_it_loads_elsewhere_without_pickle_and_gives_the_same_logits(
+def test_logged_model_loads_elsewhere_without_pickle_and_gives_the_same_logits(
     defense: Defense, root: Path, tmp_path: Path
 ) -> None:
     logged = log(root, "otad")
@@ -119,7 +119,7 @@ def test_a_defense_of_several_networks_is_logged_whole(root: Path) -> None:
     torch.testing.assert_close(loaded(x[:4]), defense(x[:4]))
 
 
-def test_what_it_holds(defense: Defense, root: Path) -> None:
+def test_logged_model_holds_packages_and_networks_but_no_pickle(defense: Defense, root: Path) -> None:
     logged = log(root, "otad")
     directory = files(root, logged)
     held = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
@@ -148,7 +148,7 @@ def test_what_it_holds(defense: Defense, root: Path) -> None:
     assert not list(root.glob(".model-*"))
 
 
-def test_it_is_logged_and_registered_once(
+def test_model_is_logged_and_registered_once(
     defense: Defense, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Stores that MLflow opens of its own accord would be made here.

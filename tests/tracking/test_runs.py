@@ -167,7 +167,7 @@ def test_a_replayed_run_is_that_of_a_server_that_answered(record: RunRecord, roo
     assert replay_all(root) == {**result, "logged": 0, "run_ids": []}
 
 
-def test_what_was_told_first_is_kept_and_an_older_outcome_is_dropped(record: RunRecord, root: Path) -> None:
+def test_pending_record_that_came_first_is_kept_and_an_older_outcome_is_dropped(record: RunRecord, root: Path) -> None:
     for told in (record, replace(record, metrics={"loss": 9})):
         track(told, tracking_uri=DEAD, root=root)
     (path,) = pending_files(root)

@@ -109,7 +109,7 @@ def test_a_bad_server_is_given_up_and_the_results_wait(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("behavior", ["dead", "silent", "later", "drip", 500, 403, 401])
-def test_what_a_bad_server_costs_a_process(behavior: int | str, tmp_path: Path) -> None:
+def test_bad_server_costs_a_process_little_time(behavior: int | str, tmp_path: Path) -> None:
     with server(behavior) as uri:
         lost = seconds_lost(uri, tmp_path)
     print(f"{behavior}: {lost:.2f} s")

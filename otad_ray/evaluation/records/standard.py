@@ -110,3 +110,10 @@ class StandardMetrics:
             "share_infeasible": self.statuses[Status.INFEASIBLE.label] / self.rows,
             "share_unsolved": unsolved / self.rows,
         }
+
+
+@torch.no_grad()
+def evaluation_records(batch: Batch, defenses: Mapping[str, Defense], *, solved_by: str, net: str) -> pa.Table:
+    otads = {name: item for name, item in defenses.items() if isinstance(item, OTAD)}
+    others = {name: item for name, item in defenses.items() if name not in (net, "knn", *otads)}
+    return evaluate_batch(batch, defenses["knn"], otads, others)  # type: ignore[arg-type]
