@@ -1,4 +1,8 @@
-"""The nightly sweep: presets trained, attacked and certified afresh, and held against the last good night."""
+"""Train, attack and certify presets afresh, and compare with the last good night; ends with 2 on a regression.
+
+python jobs/nightly_sweep.py
+python jobs/nightly_sweep.py --presets digits --samples 100
+"""
 
 import json
 import logging
@@ -184,6 +188,7 @@ def _sweep_config(config: NightlyConfig, preset: Preset, night: Path, tracking_u
 
 def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tracking_uri: str) -> dict[str, Any]:
     """One preset's night. A sweep that fails is a regression too, and costs the other presets nothing."""
+    started = time.time()
     try:
         result = run_attack_sweep(sweep)
     except InputError as error:
@@ -212,6 +217,9 @@ def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tr
     record = RunRecord(
         experiment=EXPERIMENT,
         kind=_KIND,
+        name=f"night {sweep.preset.name} {Path(str(sweep.storage)).name}",
+        job="nightly_sweep",
+        started=started,
         result={"directory": directory},
         outcome={"good": good, "regressions": regressions, "shares": _shares(result)},
         params={**question, "compared_with": compared_with, "sweep": directory.name, **versions()},

@@ -53,6 +53,8 @@ def track_sweep(
             record = RunRecord(
                 experiment=workspace.preset.name,
                 kind="attack",
+                name=f"attack {item.name} on {name}, {shared['norm']}",
+                job="attack_sweep",
                 result={"directory": directory, "defense": name, "attack": item.name},
                 outcome=series,
                 params={**shared, "defense": name, "attack": item.name, **to_jsonable(item.attack)},
@@ -71,6 +73,8 @@ def track_sweep(
     record = RunRecord(
         experiment=workspace.preset.name,
         kind="sweep",
+        name=f"sweep {'+'.join(reports)} {shared['norm']} n={plan.samples.count}",
+        job="attack_sweep",
         result={"directory": directory},
         outcome={"flags": counts, "brackets": series},
         params={**shared, "defenses": ", ".join(reports), "attacks": ", ".join(item.name for item in plan.attacks)},

@@ -55,11 +55,11 @@ def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypa
     calls: list[str] = []
     terminate = mlflow.MlflowClient.set_terminated
 
-    def break_off(self: mlflow.MlflowClient, run_id: str) -> None:
+    def break_off(self: mlflow.MlflowClient, run_id: str, **times: int) -> None:
         calls.append(run_id)
         if len(calls) > 2:
             raise ConnectionError("gone")
-        terminate(self, run_id)
+        terminate(self, run_id, **times)
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_terminated", break_off)
@@ -74,4 +74,9 @@ def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypa
     runs = client.search_runs([client.get_experiment_by_name("sweeps").experiment_id])
     assert {run.info.run_id for run in runs} == {*whole["attack_runs"], whole["run_id"]}
     assert set(broken["attack_runs"]) < set(whole["attack_runs"])
+    assert {run.info.run_name for run in runs} == {
+        "sweep otad l2 n=10",
+        *(f"attack {name} on otad, l2" for name in ("noise", "fgsm", "pgd")),
+    }
+    assert {run.data.tags["mlflow.source.name"] for run in runs} == {"jobs/attack_sweep.py"}
     assert not pending_files(root)
