@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -69,6 +70,15 @@ def to_jsonable(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def replace_non_finite(value: Any) -> Any:
+    """Return a value of JSON types with infinities and NaN as text, for which JSON has no number."""
+    if isinstance(value, Mapping):
+        return {name: replace_non_finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_non_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Standard accuracy (or MSE) of net, KNN and OTAD (both cross terms), relative error RE, and transport diagnostics.
+"""Measure the standard accuracy (or MSE) of net, KNN and OTAD, the relative error RE, and transport diagnostics.
 
 python jobs/evaluate.py                       # digits
 python jobs/evaluate.py mnist --regularity.smoothness 3
@@ -190,6 +190,8 @@ class EvaluateJob(ShardJob):
         return RunRecord(
             experiment=self.workspace.preset.name,
             kind=_KIND,
+            name=f"evaluation {self._config.split} K={self.workspace.preset.integration.neighbors}",
+            job="evaluate",
             result={"directory": self.output.directory},
             outcome=totals.metrics(),
             params={**manifest["identity"], "data_set": self.workspace.preset.data_set},

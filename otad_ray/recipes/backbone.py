@@ -68,6 +68,10 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
         }
 
     @property
+    def variant(self) -> str:
+        return self.workspace.preset.backbone.architecture
+
+    @property
     def task(self) -> BackboneTask:
         return BackboneTask.of(self.workspace)
 

@@ -141,6 +141,10 @@ class CipNetRecipe(NetworkRecipe[CipNet]):
             "training": to_jsonable(self.workspace.preset.cip_net_training),
         }
 
+    @property
+    def variant(self) -> str:
+        return self.workspace.preset.cip_net.head
+
     @cached_property
     def task(self) -> CipNetTask:
         return CipNetTask(

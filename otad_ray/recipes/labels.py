@@ -175,6 +175,8 @@ class LabelJob(ShardJob):
         return RunRecord(
             experiment=preset.name,
             kind=_KIND,
+            name=f"labels {preset.integration.solver} K={preset.integration.neighbors}",
+            job="label_qcp",
             result={"directory": self.output.directory},
             outcome=statistics,
             params={

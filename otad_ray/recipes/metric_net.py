@@ -72,6 +72,10 @@ class MetricNetRecipe(NetworkRecipe[MetricNet]):
         }
 
     @property
+    def variant(self) -> str:
+        return self.workspace.preset.metric.architecture
+
+    @property
     def task(self) -> MetricTask:
         return MetricTask.of(self.workspace)
 

@@ -1,5 +1,6 @@
 """A preset in a storage root: where its artifacts lie, its rows, its tracked runs, and what is open of it."""
 
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ class Workspace:
 
     Attributes:
         preset: what is computed.
+        started: when it was opened, in seconds since 1970: the start of the job, for its tracked runs.
         build: whether a missing input may be made.
         pool: the workers for shards.
         search: how memories are searched; it changes no result.
@@ -37,6 +39,7 @@ class Workspace:
     def __init__(self, config: JobConfig) -> None:
         self._config = config
         self.preset = config.preset
+        self.started = time.time()
         self.build = config.build
         self.pool = config.pool
         self.search = config.search if isinstance(config, ActorJobConfig) else _DEFAULT_SEARCH
@@ -70,7 +73,8 @@ class Workspace:
 
     def track(self, record: RunRecord) -> str | None:
         """Log a finished job, and return the run's id; None if the tracking server did not take it."""
-        return track(record, tracking_uri=self.tracking_uri, root=self.root)
+        started = self.started if record.started is None else record.started
+        return track(replace(record, started=started), tracking_uri=self.tracking_uri, root=self.root)
 
     def refuse_to_build(self, what: str, directory: Path, job: str) -> None:
         """Raise InputError with the command that makes a missing input, unless it may be made."""

@@ -16,9 +16,9 @@ from otad_ray.artifacts import write_json
 from otad_ray.attacks import Budget, find_attack
 from otad_ray.certification import certified_radius
 from otad_ray.data import DataFolders, open_split
-from otad_ray.defenses import KNN, OTAD, MemoryDefense
+from otad_ray.defenses import KNN, OTAD, MemoryDefense, Undefended
 from otad_ray.engine.shards import Shard, ShardedDirectory, write_shard
-from otad_ray.evaluation import Evidence, evaluate_batch, find_flags
+from otad_ray.evaluation import Evidence, evaluation_records, find_flags
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import build_backbone
 from otad_ray.sweep.samples import COHORT_SIZE, Samples
@@ -150,8 +150,13 @@ def test_an_evaluated_row_is_retryable_where_any_defense_was_interrupted(
     install(monkeypatch, left=2)
     solved_by_mosek = OTAD(otad.backbone, otad.memory, replace(otad.config, solver="mosek"))
     batch = SAMPLES.take(np.arange(5))
-    knn = KNN(otad.backbone, otad.memory)
-    table = evaluate_batch(batch, knn, {"dual": otad, "mosek": solved_by_mosek})
+    defenses = {
+        "net": Undefended(otad.backbone),
+        "knn": KNN(otad.backbone, otad.memory),
+        "dual": otad,
+        "mosek": solved_by_mosek,
+    }
+    table = evaluation_records(batch, defenses, solved_by="dual", net="net")
     assert [status == "interrupted" for status in table["status"].to_pylist()] == [False] * 2 + [True] * 3
 
 

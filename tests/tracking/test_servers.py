@@ -104,7 +104,7 @@ def test_a_bad_server_is_given_up_and_the_results_wait(
     files = pending_files(tmp_path)
     assert len(files) == 2
     assert "secret" not in caplog.text + "".join(path.read_text() for path in files)
-    assert "jobs/log_pending.py" in caplog.text
+    assert "otad log-pending" in caplog.text
 
 
 @pytest.mark.slow
