@@ -5,15 +5,17 @@ python jobs/evaluate.py mnist --regularity.smoothness 3
 python jobs/evaluate.py digits_vit --otad-nn  # OTAD-T, and OTAD-T-NN beside it
 """
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from otad_ray.artifacts import MANIFEST, to_jsonable
+from otad_ray.artifacts import MANIFEST, read_manifest, to_jsonable
 from otad_ray.cip import RETRYABLE
 from otad_ray.data import DataFolders, Rows, Split, open_split
 from otad_ray.defenses import Defense, load_defense
@@ -36,6 +38,8 @@ from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.shard_job import ShardJob, Units, open_workspace, run_shard_job
 from otad_ray.recipes.workspace import Workspace, check_split, describe_data
 from otad_ray.tracking import RunRecord
+
+logger = logging.getLogger(__name__)
 
 _KIND = "evaluation"
 _KNN = "knn"
@@ -130,8 +134,10 @@ class EvaluateJob(ShardJob):
             **to_jsonable(workspace.preset.integration),
             **({"others": {name: path.name for name, path in others.items()}} if others else {}),
         }
+        directory = workspace.directory("evaluations", identity)
+        _adopt_earlier(workspace.directory("sweeps", identity), directory)
         self.output = ShardedDirectory.start(
-            workspace.directory("evaluations", identity),
+            directory,
             kind=_KIND,
             identity=identity,
             rows=len(self.rows),
@@ -206,6 +212,18 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate net, KNN and OTAD with both cross terms, and return the job's summary."""
     check_split(config.preset, config.split)
     return run_shard_job(EvaluateJob(open_workspace(config), config))
+
+
+def _adopt_earlier(earlier: Path, directory: Path) -> None:
+    """Move an evaluation of version 0.1, which lies among the sweeps, to its place."""
+    if directory.exists() or not (earlier / MANIFEST).is_file():
+        return
+    read_manifest(earlier, kind=_KIND)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Of two jobs that do this at once, one finds nothing left to move.
+    with suppress(FileNotFoundError):
+        earlier.rename(directory)
+    logger.info("moved an evaluation of version 0.1 from %s to %s", earlier, directory)
 
 
 def _print_table(name: str, manifest: dict[str, Any]) -> None:

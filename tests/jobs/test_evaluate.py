@@ -68,3 +68,15 @@ def test_bad_input_before_any_training(tmp_path: Path) -> None:
 def test_unknown_split(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown split 'dev'"):
         run_evaluation(config(tmp_path, split="dev"))
+
+
+def test_an_evaluation_of_an_earlier_version_is_moved_to_its_place(tmp_path: Path) -> None:
+    result = run_evaluation(config(tmp_path))
+    place = Path(result["evaluation"])
+    earlier = tmp_path / "digits" / "sweeps" / place.name
+    earlier.parent.mkdir()
+    place.rename(earlier)
+    before = {path.name: path.stat().st_mtime_ns for path in earlier.glob("shard-*")}
+    assert run_evaluation(config(tmp_path)) == result
+    assert {path.name: path.stat().st_mtime_ns for path in place.glob("shard-*")} == before
+    assert not earlier.exists()
