@@ -1,4 +1,4 @@
-"""docs/architecture.md: the folders are those of the package, in the order that imports keep to, and the way is real."""
+"""docs/architecture.md: folders are those of the package, in the order that imports keep to, and the way is real."""
 
 import configparser
 import re
