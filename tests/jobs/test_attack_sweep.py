@@ -104,7 +104,7 @@ def test_the_manifests_of_units_count_their_records(result: dict) -> None:
     assert clean["counts"]["certified"] == certified.sum() > 0
 
 
-def test_what_a_person_sees(result: dict, storage: Path) -> None:
+def test_report_figures_and_runs_are_written(result: dict, storage: Path) -> None:
     directory = Path(result["sweep"])
     for name in ("report.txt", "otad-robustness.png", "otad-radii.png", "otad-relaxations.png", "otad-examples.png"):
         assert (directory / name).stat().st_size > 0

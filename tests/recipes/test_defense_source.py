@@ -63,7 +63,7 @@ def test_a_file_with_dataclasses_and_helpers_beside_it(tmp_path: Path) -> None:
     assert torch.equal(source.open()(torch.ones(1, *SHAPE)), torch.full((1, 3), 2.0))
 
 
-def test_what_the_file_and_its_state_do_not_show_changes_the_fingerprint(tmp_path: Path) -> None:
+def test_fingerprint_changes_with_a_helper_that_neither_file_nor_state_show(tmp_path: Path) -> None:
     prints = []
     for scale in (2.0, 3.0):
         location = f"{write(tmp_path, scale, 'helper_two')}:build"

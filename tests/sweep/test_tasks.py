@@ -166,7 +166,7 @@ def write(directory: Path, table: pa.Table) -> str:
     return str(directory)
 
 
-def test_what_is_broken_already_is_spared_and_the_others_fare_the_same(otad: OTAD, tmp_path: Path) -> None:
+def test_broken_samples_are_skipped_and_the_others_fare_the_same(otad: OTAD, tmp_path: Path) -> None:
     (tmp_path / "noise").mkdir()
     earlier = compute(attack(otad, otad, "noise", eps=2.0))
     spared = compute(attack(otad, otad, earlier=(write(tmp_path / "noise", earlier),)))
