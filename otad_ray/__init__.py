@@ -18,3 +18,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(evaluation, name)
     raise AttributeError(f"module 'otad_ray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """List the front door too, for tab completion."""
+    return sorted({*globals(), *__all__})

@@ -3,29 +3,31 @@
 import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from math import inf
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from otad_ray.attacks import Attack, Budget, Norm, check_logits, find_attack
+from otad_ray.attacks import Attack, Norm, check_logits
 from otad_ray.certification import certified_radius
+from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
 from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
+from otad_ray.evaluation.arguments import check_networks, make_batch, make_budgets, name_attacks, select_budgets
 from otad_ray.evaluation.records.attack import AttackRun, record_attack
 from otad_ray.evaluation.records.clean import clean_records
 from otad_ray.evaluation.robustness_report import RobustnessReport, build_report
+from otad_ray.models import Backbone
 
-# Attacks that any module can be given, cheap ones first.
-DEFAULT_ATTACKS = ("noise", "fgsm", "pgd", "square_500")
-_REGRESSION_ATTACKS = ("noise", "fgsm", "pgd")
 # Samples that are attacked together, as in the sweep.
 _COHORT = 100
+# Types of logits that fit into records, where bfloat16 does not.
+_LOGITS = (torch.float16, torch.float32, torch.float64)
 
 
+@torch.inference_mode(False)
 def evaluate_robustness(
     model: nn.Module,
     x: Tensor | np.ndarray,
@@ -42,6 +44,7 @@ def evaluate_robustness(
     """Attack a model on given samples, and return its robust accuracy as a bracket.
 
     Nothing is written, and neither Ray nor MLflow is needed. The same samples, attacks and seed give the same records.
+    The model is attacked in evaluation mode, and left as it was.
 
     Example:
         >>> import torch, otad_ray
@@ -59,8 +62,8 @@ def evaluate_robustness(
         y: classes (N,), or float targets of a regression.
         eps: radius or radii of the perturbations, in the unit of the inputs.
         norm: "l2" or "linf".
-        attacks: names of `otad_ray.attacks.ATTACKS`, `file.py:MyAttack`, or attacks themselves; None for cheap ones
-            that fit any model.
+        attacks: names of `otad_ray.attacks.ATTACKS`, `file.py:MyAttack`, or attacks themselves, which are recorded
+            under the name of their class (`PGD`, the next of its kind `PGD_2`); None for cheap ones that fit any model.
         bounds: least and largest value of an input; None for inputs without bounds.
         seed: of the attacks' randomness.
         certify: compute certified radii, if the model has a certificate.
@@ -71,20 +74,22 @@ def evaluate_robustness(
 
     Raises:
         InputError: for samples, budgets or attacks that do not fit the model, before any attack is run.
+        SolverInterruptedError: if the model solves programs, and its solver stops answering.
     """
-    batch = _make_batch(x, y)
-    budgets = _make_budgets(eps, norm, bounds, batch)
-    named = _name_attacks(
-        attacks, batch, budgets, has_surrogate=surrogate is not None or isinstance(model, MemoryDefense)
-    )
-    with _evaluation_mode(model) as device:
+    check_networks(model, surrogate)
+    batch = make_batch(x, y)
+    budgets = make_budgets(eps, norm, bounds, batch)
+    known = model if surrogate is None and isinstance(model, MemoryDefense) else surrogate
+    named = name_attacks(attacks, batch, budgets, known)
+    with _freeze(model), _freeze(surrogate), refuse_interruptions():
+        device = _find_device(model)
         cohorts = [
             Batch(*(tensor[start : start + _COHORT].to(device) for tensor in batch))
             for start in range(0, len(batch.ids), _COHORT)
         ]
         _probe(model, cohorts[0], batch.y)
         not_certified = _find_refusal(model, cohorts[0].x, certify=certify)
-        net = surrogate.backbone if surrogate is not None else getattr(model, "backbone", None)
+        net = _find_net(model if known is None else known)
         clean = pa.concat_tables(
             clean_records(
                 model,
@@ -104,7 +109,7 @@ def evaluate_robustness(
                 surrogate=surrogate,
             )
             for name, attack in named.items()
-            for budget in _budgets_of(attack, budgets)
+            for budget in select_budgets(attack, budgets)
             for number, cohort in enumerate(cohorts)
         )
     return build_report(
@@ -119,90 +124,54 @@ def evaluate_robustness(
     )
 
 
-def _make_batch(x: Tensor | np.ndarray, y: Tensor | np.ndarray) -> Batch:
-    """Return samples with ids 0 to N - 1; InputError for what are no samples with labels."""
-    inputs, labels = torch.as_tensor(x).detach(), torch.as_tensor(y).detach()
-    if inputs.dim() < 2 or not len(inputs):
-        raise InputError(f"x must hold at least one sample, (N, *shape), got {tuple(inputs.shape)}")
-    if not inputs.is_floating_point():
-        raise InputError(f"x must be floating point, within the bounds, got {inputs.dtype}; divide pixels by 255, say")
-    if labels.shape != (len(inputs),):
-        raise InputError(f"y must be (N,) = ({len(inputs)},), one label per sample, got {tuple(labels.shape)}")
-    if labels.dtype == torch.bool or labels.is_complex():
-        raise InputError(f"y must hold classes (integers) or targets (floats), got {labels.dtype}")
-    labels = labels.float() if labels.is_floating_point() else labels.long()
-    return Batch(torch.arange(len(inputs)), inputs.float(), labels)
-
-
-def _make_budgets(
-    eps: float | Sequence[float], norm: Norm, bounds: tuple[float, float] | None, batch: Batch
-) -> list[Budget]:
-    """Return a budget for each eps, ascending; InputError for radii that cannot be, and for samples out of bounds."""
-    radii = sorted({float(value) for value in ([eps] if isinstance(eps, int | float) else eps)})
-    if not radii:
-        raise InputError("eps must hold at least one radius")
-    if inf in radii:
-        raise InputError("need a finite eps; attacks that choose the norm themselves are run once by themselves")
-    budgets = [Budget(eps=value, norm=norm, bounds=bounds) for value in radii]
-    budgets[0].check_inputs(batch.x)
-    return budgets
-
-
-def _name_attacks(
-    attacks: Sequence[str | Attack] | None, batch: Batch, budgets: Sequence[Budget], *, has_surrogate: bool
-) -> dict[str, Attack]:
-    """Return the attacks by name; InputError for one that does not fit the samples, or needs what is not there."""
-    regression = batch.y.is_floating_point()
-    if attacks is None:
-        attacks = _REGRESSION_ATTACKS if regression else DEFAULT_ATTACKS
-    if isinstance(attacks, str) or not attacks:
-        raise InputError(f"attacks must be a sequence of names or attacks, got {attacks!r}")
-    named: dict[str, Attack] = {}
-    for item in attacks:
-        name, attack = (item, find_attack(item)) if isinstance(item, str) else (type(item).__name__, item)
-        if name in named:
-            raise InputError(f"attack {name!r} is given twice")
-        try:
-            attack.check(_budgets_of(attack, budgets)[0], regression=regression)
-        except InputError as error:
-            raise InputError(f"attack {name!r}: {error}") from error
-        if attack.needs_surrogate and not has_surrogate:
-            raise InputError(
-                f"attack {name!r} needs an undefended net and training points, which this model does not have; give "
-                "surrogate=, a defense with a memory, or leave out the attack"
-            )
-        named[name] = attack
-    return named
-
-
-def _budgets_of(attack: Attack, budgets: Sequence[Budget]) -> Sequence[Budget]:
-    """Return the budgets that an attack is run with: one without a radius if it chooses the norm itself."""
-    first = budgets[0]
-    return [Budget(eps=inf, norm=first.norm, bounds=first.bounds)] if attack.chooses_norm else budgets
-
-
 @contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[torch.device]:
-    """Put a model and all its modules into evaluation mode within the block; yield the device that it is on."""
-    training = [module for module in model.modules() if module.training]
+def _freeze(model: nn.Module | None) -> Iterator[None]:
+    """Keep a model in evaluation mode within the block, and its parameters free of gradients."""
+    if model is None:
+        yield
+        return
+    modes = {module: module.training for module in model.modules()}
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.eval()
-    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
     try:
-        yield torch.device("cpu") if tensor is None else tensor.device
+        yield
     finally:
-        for module in training:
-            module.training = True
+        model.train(modes[model])
+        # Parts of a model may have a mode of their own.
+        for module, mode in modes.items():
+            module.training = mode
+        for parameter in parameters:
+            parameter.requires_grad_()
+
+
+def _find_net(model: nn.Module) -> Backbone | None:
+    """Return the undefended net that a defense is built on; None for another module."""
+    net = getattr(model, "backbone", None)
+    return net if isinstance(net, Backbone) else None
+
+
+def _find_device(model: nn.Module) -> torch.device:
+    """Return the device that a model is on; that of its first parameter or buffer."""
+    tensor = next(itertools.chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if tensor is None else tensor.device
 
 
 @torch.no_grad()
 def _probe(model: nn.Module, cohort: Batch, y: Tensor) -> None:
-    """Ask the model once: InputError for outputs that are no logits of the samples' classes."""
-    logits = model(cohort.x)
+    """Ask the model for one cohort; InputError unless it returns logits of the classes y (N,) of all samples."""
+    try:
+        logits = model(cohort.x)
+    except Exception as error:
+        raise InputError(
+            f"the model raised {type(error).__name__}: {error}, on samples {tuple(cohort.x.shape)}, {cohort.x.dtype}"
+        ) from error
     if not isinstance(logits, Tensor):
         raise InputError(f"the model must return a tensor of logits (N, C), got {type(logits).__name__}")
-    check_logits(logits, cohort.x, cohort.y)
-    if not y.is_floating_point() and int(y.max()) >= logits.shape[1]:
-        raise InputError(f"labels go up to {int(y.max())}, but the model returns {logits.shape[1]} classes")
+    if logits.dtype not in _LOGITS:
+        raise InputError(f"the model must return float32 logits, got {logits.dtype}; end its forward with .float()")
+    check_logits(logits, cohort.x, y)
 
 
 def _find_refusal(model: nn.Module, x: Tensor, *, certify: bool) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from math import sqrt
 
 import pytest
@@ -164,6 +165,15 @@ def test_an_attack_object_serves_as_well_as_its_name(model: TwoClasses, x: Tenso
         ({"attacks": ("pdg",)}, "unknown attack 'pdg'; known: noise"),
         ({"attacks": "pgd"}, "attacks must be a sequence of names or attacks, got 'pgd'"),
         ({"attacks": ("pgd", "pgd")}, "attack 'pgd' is given twice"),
+        ({"attacks": PGD(steps=5)}, "attacks must be a sequence of names or attacks"),
+        ({"attacks": (PGD,)}, "attacks must be names or attacks such as"),
+        ({"eps": "large"}, "eps must be a radius or a sequence of radii, got 'large'"),
+        ({"eps": None}, "eps must be a radius or a sequence of radii|need eps >= 0"),
+        ({"bounds": (0, 1, 2)}, r"bounds must be \(least, largest\) value of an input or None, got \(0, 1, 2\)"),
+        ({"bounds": (1, 0)}, "need finite bounds, the lesser first"),
+        ({"bounds": (0, float("nan"))}, "need finite bounds, the lesser first"),
+        ({"surrogate": nn.Linear(4, 2)}, "surrogate must be a defense with a memory, such as KNN or OTAD, got Linear"),
+        ({"y": torch.full((130,), torch.nan)}, "y holds NaN or infinite targets"),
         ({"attacks": ("transfer",)}, "attack 'transfer' needs an undefended net and training points"),
         ({"attacks": ("neighbor_aware",)}, "give surrogate=, a defense with a memory"),
         ({"attacks": ("bpda_pgd",)}, "attack 'bpda_pgd' needs an undefended net"),
@@ -186,11 +196,55 @@ def test_bad_input_is_refused_before_any_attack(
         otad_ray.evaluate_robustness(model, arguments.pop("x"), arguments.pop("y"), **arguments)
 
 
-def test_labels_of_a_later_cohort_are_checked_first(model: TwoClasses, x: Tensor) -> None:
+@pytest.mark.parametrize("label", [5, -1])
+def test_labels_of_a_later_cohort_are_checked_first(model: TwoClasses, x: Tensor, label: int) -> None:
     y = model(x).argmax(1)
-    y[-1] = 5
-    with pytest.raises(InputError, match="labels go up to 5, but the model returns 2 classes"):
+    y[-1] = label
+    with pytest.raises(InputError, match=r"labels lie in .*, but the defense returns 2 classes"):
         otad_ray.evaluate_robustness(model, x, y, eps=0.1, attacks=("noise",), bounds=(0, 1))
+
+
+def test_inference_mode_hides_no_gradient(model: TwoClasses, x: Tensor) -> None:
+    """An attack without gradients would leave samples robust that are not."""
+    y = model(x).argmax(1)
+    expected = otad_ray.evaluate_robustness(model, x, y, eps=0.2, attacks=("pgd",), bounds=(0, 1))
+    with torch.inference_mode():
+        found = otad_ray.evaluate_robustness(model, x.clone(), y.clone(), eps=0.2, attacks=("pgd",), bounds=(0, 1))
+    assert str(found) == str(expected)
+
+
+def test_attacks_of_one_class_are_told_apart(model: TwoClasses, x: Tensor) -> None:
+    attacks = (PGD(steps=2), PGD(steps=20))
+    report = otad_ray.evaluate_robustness(
+        model, x.numpy()[::-1], model(x).argmax(1).numpy()[::-1], eps=torch.tensor(0.1), attacks=attacks, bounds=(0, 1)
+    )
+    assert set(report.records["attack"].to_pylist()) == {"PGD", "PGD_2"}
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda inputs: inputs.flatten(1)[:, :2].bfloat16(), "must return float32 logits, got torch.bfloat16"),
+        (lambda inputs: (inputs.flatten(1)[:, :2],), "must return a tensor of logits .* got tuple"),
+        (lambda inputs: inputs @ torch.zeros(7, 2), "the model raised RuntimeError: .*, on samples"),
+    ],
+)
+def test_a_model_that_answers_no_logits_is_refused(
+    forward: Callable[[Tensor], object], message: str, x: Tensor
+) -> None:
+    class Answering(nn.Module):
+        def forward(self, inputs: Tensor) -> object:
+            return forward(inputs)
+
+    y = torch.zeros(len(x), dtype=torch.int64)
+    with pytest.raises(InputError, match=message):
+        otad_ray.evaluate_robustness(Answering(), x, y, eps=0.1, attacks=("noise",), bounds=(0, 1))
+
+
+def test_a_function_is_no_model(x: Tensor) -> None:
+    y = torch.zeros(len(x), dtype=torch.int64)
+    with pytest.raises(InputError, match=r"the model must be a torch\.nn\.Module, got function; wrap a function"):
+        otad_ray.evaluate_robustness(lambda inputs: inputs, x, y, eps=0.1, bounds=(0, 1))
 
 
 def test_the_front_door_is_imported_lazily() -> None:

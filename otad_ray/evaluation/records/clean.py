@@ -42,17 +42,29 @@ def clean_records(
     """
     outputs = ask_defense(defense, batch.x)
     count = len(batch.y)
-    columns: dict[str, Any] = {"id": batch.ids.numpy(), "label": batch.y.numpy(), **_predict(outputs, batch)}
+    columns: dict[str, Any] = {
+        "id": batch.ids.cpu().numpy(),
+        "label": batch.y.cpu().numpy(),
+        **_predict(outputs, batch),
+    }
     if batch.y.is_floating_point():
         columns["clean_correct"] = pa.nulls(count, pa.bool_())
     else:
-        columns["clean_correct"] = columns["prediction"] == batch.y.numpy()
+        columns["clean_correct"] = columns["prediction"] == columns["label"]
     radius, method = certificate or (torch.zeros(count, dtype=torch.float64), [""] * count)
     columns |= {"radius": radius.cpu().numpy(), "method": pa.array(method, pa.string())}
-    columns["relative_error"] = np.full(count, np.nan)
-    if outputs.feature is not None and net is not None:
-        columns["relative_error"] = relative_error(net.features(net.embed(batch.x)), outputs.feature).double().numpy()
+    columns["relative_error"] = _measure_error(outputs.feature, batch.x, net)
     return pa.table({**columns, "status": _list_statuses(outputs, count), "error": [""] * count})
+
+
+def _measure_error(feature: Tensor | None, x: Tensor, net: Backbone | None) -> np.ndarray:
+    """Return relative errors (B,), float64; NaN without a net, or without a feature of the net's own shape."""
+    if feature is not None and net is not None:
+        reference = net.features(net.embed(x))
+        # The feature of a user's module may be of another kind, which cannot be compared.
+        if reference.shape == feature.shape:
+            return relative_error(reference, feature).double().cpu().numpy()
+    return np.full(len(x), np.nan)
 
 
 def failed_clean_records(batch: Batch, error: str) -> pa.Table:
@@ -61,8 +73,8 @@ def failed_clean_records(batch: Batch, error: str) -> pa.Table:
     regression = batch.y.is_floating_point()
     return pa.table(
         {
-            "id": batch.ids.numpy(),
-            "label": batch.y.numpy(),
+            "id": batch.ids.cpu().numpy(),
+            "label": batch.y.cpu().numpy(),
             "prediction": np.full(count, np.nan, np.float32) if regression else np.full(count, NO_PREDICTION),
             "clean_correct": pa.nulls(count, pa.bool_()) if regression else np.zeros(count, dtype=bool),
             "radius": np.zeros(count),
@@ -89,15 +101,15 @@ def evaluation_records(batch: Batch, defenses: Mapping[str, nn.Module], *, solve
         The status is `interrupted` if any defense was: the row is then tried again.
     """
     answers = {name: ask_defense(defense, batch.x) for name, defense in defenses.items()}
-    columns: dict[str, Any] = {"id": batch.ids.numpy(), "label": batch.y.numpy()}
+    columns: dict[str, Any] = {"id": batch.ids.cpu().numpy(), "label": batch.y.cpu().numpy()}
     for name, outputs in answers.items():
         columns[f"prediction_{name}"] = _predict(outputs, batch)["prediction"]
     solved, reference = answers[solved_by], answers[net].feature
     assert solved.solution is not None
     assert solved.feature is not None
     assert reference is not None
-    columns["relaxations"] = solved.solution.relaxations.numpy()
-    columns["relative_error"] = relative_error(reference, solved.feature).numpy()
+    columns["relaxations"] = solved.solution.relaxations.cpu().numpy()
+    columns["relative_error"] = relative_error(reference, solved.feature).cpu().numpy()
     solutions = [outputs.solution for outputs in answers.values() if outputs.solution is not None]
     interrupted = torch.stack([solution.status == Status.INTERRUPTED for solution in solutions]).any(0)
     status = solved.solution.status.masked_fill(interrupted, int(Status.INTERRUPTED))
@@ -107,7 +119,8 @@ def evaluation_records(batch: Batch, defenses: Mapping[str, nn.Module], *, solve
 def _predict(outputs: Outputs, batch: Batch) -> dict[str, np.ndarray]:
     """Return the column of predictions, in the labels' own precision."""
     predicted = outputs.predict(regression=batch.y.is_floating_point())
-    return {"prediction": predicted.to(outputs.logits.dtype if predicted.is_floating_point() else torch.int64).numpy()}
+    kind = outputs.logits.dtype if predicted.is_floating_point() else torch.int64
+    return {"prediction": predicted.to(kind).cpu().numpy()}
 
 
 def _list_statuses(outputs: Outputs, count: int) -> list[str]:
