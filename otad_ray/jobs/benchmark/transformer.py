@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otad_ray.benchmarks import Measurement, TransformerOptions, Transformers, measure_transformer, threads
+from otad_ray.benchmarks import Measurement, TransformerConfig, Transformers, measure_transformer, threads
 from otad_ray.errors import InputError
 from otad_ray.machine import num_cores
 from otad_ray.memory import NeighborMemory
@@ -43,7 +43,7 @@ def measure_table_ix(config: ActorJobConfig, workspace: Workspace) -> Iterator[M
 
 def _new_networks(workspace: Workspace) -> Transformers:
     preset, definition = workspace.preset, workspace.definition
-    options = TransformerOptions(
+    options = TransformerConfig(
         backbone=preset.backbone,
         metric=preset.metric if preset.has_metric else None,
         cip_net=preset.cip_net,
