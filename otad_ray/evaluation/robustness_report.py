@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from otad_ray.artifacts import replace_non_finite, to_jsonable
-from otad_ray.attacks import Budget, Kind
+from otad_ray.attacks import AttackKind, Budget
 from otad_ray.errors import InputError
 from otad_ray.evaluation.bracket.figures import robustness_figure
 from otad_ray.evaluation.bracket.regression_errors import RegressionReport, compute_regression_report
@@ -82,7 +82,7 @@ def build_report(
     records: pa.Table,
     clean: pa.Table,
     *,
-    kinds: Mapping[str, Kind],
+    kinds: Mapping[str, AttackKind],
     norm: str,
     eps_unit: str,
     dimension: int,

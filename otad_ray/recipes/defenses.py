@@ -9,7 +9,6 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from otad_ray.artifacts import file_sha256
 from otad_ray.cip import CrossTerm
 from otad_ray.defenses import KNN, OTAD, OTADNN, Defense, MemoryDefense, Undefended
 from otad_ray.defenses.otad_nn import check_problem
@@ -20,8 +19,9 @@ from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.defense_source import NET, DefenseSource, digest_state
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
-from otad_ray.recipes.user_module import build_module, make_absolute, split_location
+from otad_ray.recipes.user_module import EXPECTED, build_module
 from otad_ray.recipes.workspace import Workspace
+from otad_ray.user_module import absolute_location, fingerprint, is_location, split_location
 
 # OTAD-T-NN, whose CIP-net is trained, and labeled for, only if it is asked for.
 OTAD_NN = "otad_nn"
@@ -47,7 +47,7 @@ def find_defenses(
     check_names(names)
     for name in names:
         if name not in NAMES:
-            build_module(make_absolute(name))
+            build_module(absolute_location(name, expected=EXPECTED))
     if OTAD_NN in names and cip_net is not None:
         open_cip_net(workspace, cip_net)
     if any(name.startswith(_PLAIN) for name in names):
@@ -74,8 +74,8 @@ def check_names(names: Sequence[str]) -> None:
     if not names:
         raise InputError(f"need a defense; known: {', '.join(NAMES)}, or path/to/file.py:function for your own")
     for name in names:
-        if ":" in name:
-            split_location(name)
+        if is_location(name):
+            split_location(name, expected=EXPECTED)
         elif name not in NAMES:
             raise InputError(
                 f"unknown defense {name!r}; known: {', '.join(NAMES)}, or path/to/file.py:function for your own"
@@ -140,12 +140,13 @@ def _find_known(workspace: Workspace) -> dict[str, DefenseSource]:
 
 def _find_own(workspace: Workspace, location: str, surrogate: str) -> DefenseSource:
     """Return the source of a user's module."""
-    path, function = split_location(location)
-    location = make_absolute(location)
+    path, function = split_location(location, expected=EXPECTED)
+    location = f"{path}:{function}"
     module = build_module(location)
     state = digest_state(module)
-    digest = hashlib.sha256(f"{file_sha256(path)} {function} {state}".encode())
-    digest.update(_digest_answers(module, workspace.definition.shape))
+    # The module is asked for answers first: a file that it imports only then is part of the fingerprint too.
+    answers = _digest_answers(module, workspace.definition.shape)
+    digest = hashlib.sha256(f"{fingerprint(location)} {state}".encode() + answers)
     return DefenseSource(
         name=f"{path.stem}.{function}",
         location=location,

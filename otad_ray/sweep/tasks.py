@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from otad_ray.attacks import Attack, Budget
+from otad_ray.attacks import Budget, NamedAttack
 from otad_ray.certification import certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
@@ -45,8 +45,7 @@ class AttackTask:
     Attributes:
         samples: what is attacked.
         source: where the defense is.
-        name: name of the attack.
-        attack: the attack.
+        named: the attack, by name and, if it is a user's own, by file.
         budget: what it may change.
         earlier: directories of records of the same samples with no larger budgets; what is broken there is not
             attacked again.
@@ -54,12 +53,16 @@ class AttackTask:
 
     samples: Samples
     source: DefenseSource
-    name: str
-    attack: Attack
+    named: NamedAttack
     budget: Budget
     earlier: tuple[str, ...] = ()
 
     job_name = JOB_NAME
+
+    @property
+    def name(self) -> str:
+        """The attack's name in records."""
+        return self.named.name
 
     @property
     def run(self) -> AttackRun:
@@ -116,7 +119,9 @@ class AttackProcessor:
         try:
             with refuse_interruptions():
                 surrogate = task.source.open_surrogate(self._defense)
-                return record_attack(self._defense, batch, task.attack, task.run, cohort=cohort, surrogate=surrogate)
+                return record_attack(
+                    self._defense, batch, task.named.attack, task.run, cohort=cohort, surrogate=surrogate
+                )
         except Exception as error:
             reason = _describe_error(task.name, task.source, batch, error)
             return failed_records(batch, task.run, cohort=cohort, error=reason)

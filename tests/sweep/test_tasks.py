@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers.digits_jobs import quick_preset
 from helpers.mosek_standin import install
 from otad_ray.artifacts import write_json
-from otad_ray.attacks import Budget, find_attack
+from otad_ray.attacks import Budget, name_attack
 from otad_ray.certification import certified_radius
 from otad_ray.data import DataFolders, open_split
 from otad_ray.defenses import KNN, OTAD, MemoryDefense, Undefended
@@ -91,7 +91,7 @@ class Doubled(nn.Module):
 
 def attack(defense: nn.Module, surrogate: OTAD, name: str = "neighbor_aware", eps: float = EPS, **fields) -> AttackTask:
     budget = Budget(eps=eps, bounds=(0.0, 1.0))
-    return AttackTask(SAMPLES, Source(defense, surrogate), name, find_attack(name), budget, **fields)
+    return AttackTask(SAMPLES, Source(defense, surrogate), name_attack(name), budget, **fields)
 
 
 def compute(task: AttackTask | CleanTask) -> pa.Table:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from otad_ray.attacks import Kind
+from otad_ray.attacks import AttackKind
 from otad_ray.evaluation.bracket.attack_outcomes import AttackOutcome, find_shared, has_status
 from otad_ray.evaluation.bracket.proportions import SIGNIFICANCE, mcnemar_less
 from otad_ray.evaluation.flags.flag import Evidence, Flag, Severity, describe_place, make_flag
@@ -21,7 +21,7 @@ _WEAK_ROBUST = 0.05
 
 def masked_gradients(evidence: Evidence) -> Iterator[Flag]:
     """Masked gradients: an attack without the defense's gradients finds what those with them miss."""
-    kinds: tuple[Kind, ...] = ("black_box", "surrogate")
+    kinds: tuple[AttackKind, ...] = ("black_box", "surrogate")
     for kind in kinds:
         yield from _find_stronger(evidence, kind, "masked_gradients", "grave", "gradients may be masked")
 
@@ -112,7 +112,7 @@ def weak_attack(evidence: Evidence) -> Iterator[Flag]:
             )
 
 
-def _find_stronger(evidence: Evidence, kind: Kind, name: str, severity: Severity, advice: str) -> Iterator[Flag]:
+def _find_stronger(evidence: Evidence, kind: AttackKind, name: str, severity: Severity, advice: str) -> Iterator[Flag]:
     for other in evidence.of_kind(kind):
         found = _join_gradient_attacks(evidence, other)
         if found is None:

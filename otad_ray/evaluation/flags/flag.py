@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
-from otad_ray.attacks import Kind
+from otad_ray.attacks import AttackKind
 from otad_ray.errors import InputError
 from otad_ray.evaluation.bracket.attack_outcomes import AttackOutcome, attack_outcomes, has_status
 from otad_ray.evaluation.records.schema import RecordStatus
@@ -68,7 +68,7 @@ class Evidence:
     """
 
     records: pa.Table
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, AttackKind]
     certificates: pa.Table | None = None
     net_records: pa.Table | None = None
     unbounded_eps: Mapping[str, float] = field(default_factory=dict)
@@ -78,8 +78,10 @@ class Evidence:
     def __post_init__(self) -> None:
         for attack in self.records["attack"].unique().to_pylist():
             kind = self.kinds.get(attack)
-            if kind not in get_args(Kind):
-                raise InputError(f"kind of attack {attack!r} is {kind!r}, need one of {', '.join(get_args(Kind))}")
+            if kind not in get_args(AttackKind):
+                raise InputError(
+                    f"kind of attack {attack!r} is {kind!r}, need one of {', '.join(get_args(AttackKind))}"
+                )
 
     @cached_property
     def regression(self) -> bool:
@@ -98,7 +100,7 @@ class Evidence:
         """Whether samples were skipped once broken: then an attack's records are not its own doing."""
         return bool(has_status(self.records, RecordStatus.SKIPPED).any())
 
-    def of_kind(self, kind: Kind) -> list[AttackOutcome]:
+    def of_kind(self, kind: AttackKind) -> list[AttackOutcome]:
         return [outcome for outcome in self.outcomes if self.kinds[outcome.attack] == kind]
 
 

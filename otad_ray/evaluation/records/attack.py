@@ -89,7 +89,7 @@ def record_attack(
         InputError: for inputs, labels or budgets that cannot be attacked. Whatever the defense raises goes through.
     """
     streams = run.draw_streams(batch.ids)
-    result = attack(defense, batch.x, batch.y, run.budget, streams, guide=surrogate)
+    result = attack(defense, batch.x, batch.y, run.budget, streams, surrogate=surrogate)
     return attack_records(defense, batch, result, run, cohort=cohort)
 
 
