@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import json
 import os
-import platform
 import secrets
 import shutil
 import socket
@@ -17,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
-from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -28,7 +27,6 @@ MANIFEST = "manifest.json"
 _START = secrets.token_hex(4)
 # What a storage says to those who write: it is full, or read-only.
 _STORAGE_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
-_VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
 
 
 def storage_root(given: str | Path | None = None) -> Path:
@@ -74,6 +72,15 @@ def to_jsonable(value: Any) -> Any:
     return value
 
 
+def replace_non_finite(value: Any) -> Any:
+    """Return a value of JSON types with infinities and NaN as text, for which JSON has no number."""
+    if isinstance(value, Mapping):
+        return {name: replace_non_finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_non_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
     with atomic_file(path) as temporary:
@@ -114,17 +121,6 @@ def read_manifest(directory: Path, *, kind: str, fields: tuple[str, ...] = ()) -
         if field not in manifest:
             raise InputError(f"{path} lacks {field!r}; delete {directory} and build it again")
     return manifest
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on, where installed."""
-    found = {"python": platform.python_version()}
-    for package in _VERSIONED_PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def refuse_occupied(directory: Path) -> None:

@@ -11,7 +11,7 @@ DATA = os.environ.get("OTAD_DATA")
 
 @pytest.mark.skipif(DATA is None or not Path(DATA, "mnist").is_dir(), reason="needs MNIST below OTAD_DATA")
 def test_accuracy_and_labels(tmp_path: Path) -> None:
-    from digits_jobs import read_labels, run_job
+    from helpers.digits_jobs import read_labels, run_job
 
     storage = {"OTAD_DATA": str(DATA), "OTAD_STORAGE": str(tmp_path)}
     found = run_job("evaluate.py", "mnist", timeout=1800, **storage)

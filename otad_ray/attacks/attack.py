@@ -101,6 +101,11 @@ class Attack(ABC):
     norms: ClassVar[tuple[str, ...]] = NORMS
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
 
+    @property
+    def needs_surrogate(self) -> bool:
+        """Whether the attacker must know a net and training points that the defense itself may not have."""
+        return False
+
     def __call__(
         self,
         defense: nn.Module,

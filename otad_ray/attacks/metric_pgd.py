@@ -35,6 +35,10 @@ class MetricPGD(Attack):
                 raise InputError(f"need {name} >= 1, got {getattr(self, name)}")
 
     @property
+    def needs_surrogate(self) -> bool:
+        return True
+
+    @property
     def cost(self) -> Cost:
         return Cost(1 + self.restarts * ceil(self.steps / self.steps_per_query))
 

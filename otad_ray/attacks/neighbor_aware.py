@@ -40,6 +40,10 @@ class NeighborAware(Attack):
     steps_per_query: int = 5
 
     @property
+    def needs_surrogate(self) -> bool:
+        return True
+
+    @property
     def cost(self) -> Cost:
         return Cost(1 + self.targets * (self.steps // self.steps_per_query))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.goals import Goal
-from otad_ray.attacks.gradients import ExactGradient, Gradient, is_zero, undefended_net
+from otad_ray.attacks.gradients import BackwardPassGradient, ExactGradient, Gradient, is_zero, undefended_net
 from otad_ray.attacks.progress import Active, Progress
 
 
@@ -27,6 +27,10 @@ class PGD(Attack):
     restarts: int = 1
     gradient: Gradient = field(default_factory=ExactGradient)
     goal: Goal = field(default_factory=Goal)
+
+    @property
+    def needs_surrogate(self) -> bool:
+        return isinstance(self.gradient, BackwardPassGradient)
 
     @property
     def cost(self) -> Cost:
@@ -60,6 +64,10 @@ class FGSM(Attack):
     goal: Goal = field(default_factory=Goal)
 
     @property
+    def needs_surrogate(self) -> bool:
+        return isinstance(self.gradient, BackwardPassGradient)
+
+    @property
     def cost(self) -> Cost:
         return Cost(1 + self.gradient.cost.forwards, self.gradient.cost.gradients)
 
@@ -81,6 +89,10 @@ class Transfer(Attack):
     steps: int = 100
     relative_step: float = 2.5
     goal: Goal = field(default_factory=lambda: Goal("margin"))
+
+    @property
+    def needs_surrogate(self) -> bool:
+        return True
 
     @property
     def cost(self) -> Cost:

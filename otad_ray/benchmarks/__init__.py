@@ -4,20 +4,18 @@ from otad_ray.benchmarks.attacks import measure_pgd, measure_square
 from otad_ray.benchmarks.certification import measure_certificates
 from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.forward import measure_forward
-from otad_ray.benchmarks.measurement import Measurement, best_of, checked_out, machine, threads
+from otad_ray.benchmarks.measurement import Measurement, best_of, threads
 from otad_ray.benchmarks.search import flat_search_seconds, measure_search
 from otad_ray.benchmarks.streaming import StreamedRows, measure_streaming, peak_private_bytes, private_bytes
-from otad_ray.benchmarks.transformer import TransformerOptions, Transformers, measure_transformer
+from otad_ray.benchmarks.transformer import TransformerConfig, Transformers, measure_transformer
 
 __all__ = [
     "Measurement",
     "StreamedRows",
-    "TransformerOptions",
+    "TransformerConfig",
     "Transformers",
     "best_of",
-    "checked_out",
     "flat_search_seconds",
-    "machine",
     "measure_certificates",
     "measure_cip",
     "measure_forward",

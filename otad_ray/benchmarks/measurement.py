@@ -1,13 +1,9 @@
-"""A measurement, how it is timed, and the machine it was taken on."""
+"""A measurement, and how it is timed."""
 
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -61,34 +57,3 @@ def threads(count: int) -> Iterator[None]:
     finally:
         torch.set_num_threads(before[0])
         faiss.omp_set_num_threads(before[1])
-
-
-def machine() -> dict[str, str]:
-    """Processor, cores, memory and commit: what every published number needs beside it."""
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return {
-        "processor": _processor(),
-        "cores": str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()),
-        "memory": f"{pages / 2**30:.0f} GiB",
-        # Outside a checkout, as in a submitted job, the variable says it.
-        "commit": checked_out(Path(__file__).parent) or os.environ.get("OTAD_COMMIT", "unknown"),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def checked_out(directory: Path) -> str | None:
-    """The commit of a directory, with a plus sign where files differ from it; None outside a checkout."""
-    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
-    try:
-        found = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return found.stdout.strip()

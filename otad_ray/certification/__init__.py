@@ -7,6 +7,7 @@ from otad_ray.certification.attention import (
     attention_report,
     empirical_lipschitz,
 )
+from otad_ray.certification.attention_metrics import measure_attention
 from otad_ray.certification.memory_defenses import CERTIFIERS
 from otad_ray.certification.radius import Certificate, certified_radius
 
@@ -19,4 +20,5 @@ __all__ = [
     "attention_report",
     "certified_radius",
     "empirical_lipschitz",
+    "measure_attention",
 ]

@@ -1,12 +1,9 @@
 """How many actors a job may start: room, which an autoscaler may have to make, and MOSEK license tokens."""
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import ray
@@ -17,17 +14,17 @@ from otad_ray.engine.ray_session import (
     SPARE_CPUS,
     check_spare,
     choose_num_actors,
-    num_cores,
     ray_session,
     starts_locally,
 )
 from otad_ray.errors import InputError
+from otad_ray.machine import num_cores
+from otad_ray.options import PoolRequest, check_tokens
 
 logger = logging.getLogger(__name__)
 
 # The custom resource by which a cluster says how many tokens its jobs share.
 MOSEK_TOKEN = "mosek_token"
-CAPACITY_WAIT = "OTAD_CAPACITY_WAIT"
 _POLL_SECONDS = 1.0
 _REPORT_SECONDS = 30.0
 # A request to the autoscaler replaces that of any other job, so that it is made again while a job waits.
@@ -36,46 +33,14 @@ _REQUEST_SECONDS = 10.0
 _LEASE_SECONDS = 5.0
 
 
-def capacity_wait(given: float | None) -> float:
-    """Seconds to wait for CPUs and tokens: `given`, else `OTAD_CAPACITY_WAIT`, else 0. InputError for a bad number."""
-    named = os.environ.get(CAPACITY_WAIT)
-    try:
-        seconds = float(named or 0) if given is None else given
-    except ValueError:
-        raise InputError(f"{CAPACITY_WAIT} must be a number of seconds, got {named!r}") from None
-    if not (isfinite(seconds) and seconds >= 0):
-        raise InputError(f"need capacity_wait >= 0 seconds, got {seconds:g}")
-    return seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolRequest:
-    """The pool of actors that a job asks for.
-
-    num_actors: None for one per spare CPU. wait: seconds to wait for room. solver: its actors' solver.
-    mosek_tokens: the most actors where that is MOSEK; None for no limit of the job's own.
-    """
-
-    num_actors: int | None = None
-    wait: float = 0.0
-    solver: str
-    mosek_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.mosek_tokens is not None and self.mosek_tokens < 1:
-            raise InputError(f"need mosek_tokens >= 1, got {self.mosek_tokens}")
-        if self.solver == MOSEK:
-            _check_tokens(self.num_actors, self.mosek_tokens, "--mosek-tokens says")
-
-
-def check_num_actors(pool: PoolRequest, address: str | None) -> None:
-    """InputError, before any work, for a cluster that does not answer or cannot take so many actors."""
+def check_num_actors(pool: PoolRequest) -> None:
+    """Refuse, before any work, a cluster that does not answer or cannot take so many actors."""
     wanted = 1 if pool.num_actors is None else pool.num_actors
-    if starts_locally(address):
+    if starts_locally(pool.address):
         check_spare("num_actors", wanted, num_cores())
         return
-    with ray_session(address):
-        _check_tokens(pool.num_actors, _declared_tokens(pool), "the cluster declares")
+    with ray_session(pool.address):
+        check_tokens(pool.num_actors, _declared_tokens(pool), "the cluster declares")
         if pool.wait:
             check_spare("num_actors", wanted, wanted)
         else:
@@ -84,10 +49,13 @@ def check_num_actors(pool: PoolRequest, address: str | None) -> None:
 
 @contextmanager
 def actor_pool(pool: PoolRequest, *, work: int) -> Iterator[int]:
-    """The number of actors to start in the open session for `work` independent pieces.
+    """Wait for CPUs and tokens in the open session, and return the number of actors to start for `work` pieces.
 
-    Waits for CPUs and tokens as long as the request says; InputError where they do not come. Tokens that the cluster
-    declares are this job's until the block, or the process, ends.
+    The wait is as long as the request says. Tokens that the cluster declares are this job's until the block, or the
+    process, ends.
+
+    Raises:
+        InputError: if CPUs or tokens do not come.
     """
     limits = [limit for limit in (pool.mosek_tokens, _declared_tokens(pool)) if limit and pool.solver == MOSEK]
     work = min([work, *limits])
@@ -109,7 +77,7 @@ def actor_pool(pool: PoolRequest, *, work: int) -> Iterator[int]:
 
 
 def wait_for_room(count: int, *, use_gpu: bool = False, seconds: float) -> None:
-    """Ask the autoscaler, where there is one, for `count` free CPUs (each with a GPU) beside the one that Ray needs.
+    """Ask the autoscaler, if there is one, for `count` free CPUs (each with a GPU) beside the one that Ray needs.
 
     Returns as soon as they are there, or after `seconds`.
     """
@@ -119,7 +87,7 @@ def wait_for_room(count: int, *, use_gpu: bool = False, seconds: float) -> None:
         return
     started = time.monotonic()
     asked = reported = -float("inf")
-    logger.info("waiting up to %.0f s for %s on the cluster", seconds, _told(wanted))
+    logger.info("waiting up to %.0f s for %s on the cluster", seconds, _name_resources(wanted))
     try:
         while not _is_free(wanted) and (waited := time.monotonic() - started) < seconds:
             if waited - asked >= _REQUEST_SECONDS:
@@ -130,7 +98,7 @@ def wait_for_room(count: int, *, use_gpu: bool = False, seconds: float) -> None:
             if waited - reported >= _REPORT_SECONDS:
                 reported = waited
                 free = {name: int(ray.available_resources().get(name, 0)) for name in wanted}
-                logger.info("%.0f s: %s free, waiting for %s", waited, _told(free), _told(wanted))
+                logger.info("%.0f s: %s free, waiting for %s", waited, _name_resources(free), _name_resources(wanted))
             time.sleep(_POLL_SECONDS)
     finally:
         # What has come is held by the actors from now on; a request that stays would hold it when they are gone.
@@ -138,26 +106,20 @@ def wait_for_room(count: int, *, use_gpu: bool = False, seconds: float) -> None:
 
 
 def _is_free(wanted: dict[str, int]) -> bool:
+    """Return whether the cluster has so much of every resource free."""
     free = ray.available_resources()
     return all(free.get(name, 0) >= count for name, count in wanted.items())
 
 
-def _told(resources: dict[str, int]) -> str:
+def _name_resources(resources: dict[str, int]) -> str:
+    """Return resources in words, such as "2 CPUs and 1 GPU"."""
     return " and ".join(f"{count} {name}{'s' * (count != 1)}" for name, count in resources.items())
 
 
 def _declared_tokens(pool: PoolRequest) -> int | None:
-    """Tokens that the jobs on the open cluster share; None where it declares none, or where none is needed."""
+    """Return the tokens that the jobs on the open cluster share; None if it declares none, or none is needed."""
     declared = ray.cluster_resources().get(MOSEK_TOKEN) if pool.solver == MOSEK else None
     return None if declared is None else int(declared)
-
-
-def _check_tokens(num_actors: int | None, tokens: int | None, who: str) -> None:
-    if num_actors is not None and tokens is not None and num_actors > tokens:
-        raise InputError(
-            f"num_actors is {num_actors}, but {who} {tokens} MOSEK tokens, one for each actor. "
-            f"Use --num-actors {tokens}, or leave it out"
-        )
 
 
 class _TokenLease:
@@ -168,7 +130,7 @@ class _TokenLease:
 
 
 def _lease_tokens(least: int, most: int, seconds: float) -> tuple[Any, int]:
-    """Take as many of the cluster's tokens as are free, `least` to `most`; InputError where they stay taken.
+    """Take as many of the cluster's tokens as are free, `least` to `most`; InputError if they stay taken.
 
     Actors cannot ask for a token each beside their CPU: tokens are declared on the head, which has no CPUs, so that no
     actor would ever find a place.

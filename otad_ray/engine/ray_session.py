@@ -12,6 +12,7 @@ import ray
 import torch
 
 from otad_ray.errors import InputError
+from otad_ray.machine import num_cores
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +23,7 @@ _SETTLE_SECONDS = 5.0
 _PROBE_SECONDS = 5.0
 
 
-# That a local cluster asks for a token is as it should be.
+# A local cluster asks for a token, as it should; Ray need not announce it.
 logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
 
 
@@ -57,10 +58,7 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
 
 
 def quiet_ray_data() -> None:
-    """Ray Data tells of every execution, and that its bars are off; the jobs say themselves what they do.
-
-    Of an error too: it prints pages of its own calls, and raises it all the same.
-    """
+    """Silence Ray Data's logs: it announces every execution, and prints long tracebacks for errors that it raises."""
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
     for said_twice in ("ray.data.exceptions", "ray.data._internal.execution.streaming_executor_state"):
@@ -79,7 +77,7 @@ class WorkerResources:
 
 
 def check_num_workers(requested: int, address: str | None, *, use_gpu: bool | None = None, waits: bool = False) -> None:
-    """InputError, before any work, for a cluster that does not answer or cannot take so many training workers.
+    """Refuse, before any work, a cluster that does not answer or cannot take so many training workers.
 
     use_gpu: as of `worker_resources`. waits: a cluster that has no room yet may get it.
     """
@@ -93,10 +91,14 @@ def check_num_workers(requested: int, address: str | None, *, use_gpu: bool | No
 
 
 def worker_resources(num_workers: int, *, use_gpu: bool | None = None) -> WorkerResources:
-    """What each of the workers gets: a GPU or none, and an equal share of the open cluster's spare CPUs.
+    """Return what each worker gets: a GPU or none, and an equal share of the open cluster's spare CPUs.
 
-    use_gpu: by default where the cluster has any. Raises InputError for more workers than the cluster has spare CPUs
-    or, where they are used, GPUs.
+    Args:
+        num_workers: how many workers share them.
+        use_gpu: whether each gets a GPU; None for GPUs if the cluster has any.
+
+    Raises:
+        InputError: for more workers than the cluster has spare CPUs or, if they are used, GPUs.
     """
     spare = _spare_cpus(wanted=num_workers)
     if use_gpu is None:
@@ -116,9 +118,10 @@ def worker_resources(num_workers: int, *, use_gpu: bool | None = None) -> Worker
 
 
 def choose_num_actors(requested: int | None, *, work: int) -> int:
-    """Actors to start for `work` independent pieces: at most `requested`, else one per spare CPU.
+    """Return the actors to start for `work` independent pieces: at most `requested`, else one per spare CPU.
 
-    Raises InputError for more than the cluster has spare CPUs: such a pool would wait for ever.
+    Raises:
+        InputError: for more actors than the cluster has spare CPUs; such a pool would wait for ever.
     """
     spare = _spare_cpus(wanted=requested or 1)
     check_spare("num_actors", 1 if requested is None else requested, spare)
@@ -126,29 +129,25 @@ def choose_num_actors(requested: int | None, *, work: int) -> int:
 
 
 def starts_locally(address: str | None) -> bool:
-    """Whether a session at `address` would start a cluster on this machine."""
+    """Return whether a session at `address` would start a cluster on this machine."""
     return not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS"))
 
 
-def num_cores() -> int:
-    """Cores this process may use, which containers make fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _probe(address: str) -> None:
-    """OSError within seconds where nobody listens: Ray itself would keep trying for minutes."""
+    """Raise OSError within seconds if nobody listens: Ray itself would keep trying for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_PROBE_SECONDS).close()
 
 
 def _places(node: dict[str, float], share: int, *, use_gpu: bool) -> int:
+    """Return how many workers with so many CPUs fit on a node."""
     places = int(node.get("CPU", 0)) // share
     return min(places, int(node.get("GPU", 0))) if use_gpu else places
 
 
 def _check_workers(requested: int, *, cpus: int, gpus: int | None) -> None:
-    """gpus: those that are free, or None where there are none at all."""
+    """Refuse more workers than there are CPUs, or free GPUs; gpus is None if none are used."""
     check_spare("num_workers", requested, cpus)
     if gpus is not None and gpus < requested:
         raise InputError(
@@ -158,6 +157,7 @@ def _check_workers(requested: int, *, cpus: int, gpus: int | None) -> None:
 
 
 def check_spare(field: str, requested: int, spare: int) -> None:
+    """Refuse fewer than one, and more actors or workers (the option `field`) than there are spare CPUs."""
     if requested < 1:
         raise InputError(f"need {field} >= 1, got {requested}")
     if spare < 1:
@@ -173,7 +173,7 @@ def check_spare(field: str, requested: int, spare: int) -> None:
 
 
 def _spare_cpus(wanted: int) -> int:
-    """Free CPUs less those left for Ray; waits a little for CPUs that a job just ended is still giving back."""
+    """Return the free CPUs less those left for Ray, after a short wait for a job that is still giving some back."""
     deadline = time.monotonic() + _SETTLE_SECONDS
     while True:
         spare = int(ray.available_resources().get("CPU", 0)) - SPARE_CPUS

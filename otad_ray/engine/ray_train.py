@@ -1,7 +1,6 @@
 """Training tasks on Ray Train: the only place where training meets Ray."""
 
 import logging
-from dataclasses import replace
 from typing import Any
 
 import ray
@@ -10,11 +9,11 @@ import torch
 from ray.data import DataContext, Dataset
 from ray.train import DataConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 
-from otad_ray.engine.capacity import capacity_wait, wait_for_room
+from otad_ray.engine.capacity import wait_for_room
 from otad_ray.engine.ray_session import WorkerResources, quiet_ray_data, ray_session, worker_resources
 from otad_ray.engine.training import TrainingTask
 from otad_ray.errors import InputError
-from otad_ray.options import TrainJobConfig
+from otad_ray.options import WorkerRequest
 
 logger = logging.getLogger(__name__)
 
@@ -23,30 +22,29 @@ _MAX_FAILURES = 3
 _ROWS = "rows"
 
 
-def train_on_ray(task: TrainingTask, *, config: TrainJobConfig) -> None:
+def train_on_ray(task: TrainingTask, *, workers: WorkerRequest) -> None:
     """Train on Ray Train workers, with gradients averaged by DDP.
 
     Every worker holds all rows, decoded, because batches do not depend on the number of workers: N x D x 4 bytes
     (188 MB for MNIST, 614 MB for CIFAR-10; of labels K weights), and as much once in Ray's object store.
 
-    States are the task's own files rather than Ray's checkpoints: they are there when an epoch ends (Ray registers a
+    Checkpoints are the task's own files rather than Ray's: they are there when an epoch ends (Ray registers a
     checkpoint some time later, and a worker that dies meanwhile costs more epochs), a damaged one is stepped over, and
-    the loop without Ray goes on from the same ones.
+    a training without Ray goes on from the same ones.
     """
-    task = replace(task, checkpoint_every=config.checkpoint_every)
-    with ray_session(config.address, dashboard=True):
-        if seconds := capacity_wait(config.capacity_wait):
-            wait_for_room(config.num_workers, use_gpu=bool(config.use_gpu), seconds=seconds)
-        resources = worker_resources(config.num_workers, use_gpu=config.use_gpu)
-        logger.info("%d workers with %s each", config.num_workers, resources)
-        trainer = _trainer(task, config.num_workers, resources)
+    with ray_session(workers.address, dashboard=True):
+        if workers.wait:
+            wait_for_room(workers.num_workers, use_gpu=bool(workers.use_gpu), seconds=workers.wait)
+        resources = worker_resources(workers.num_workers, use_gpu=workers.use_gpu)
+        logger.info("%d workers with %s each", workers.num_workers, resources)
+        trainer = _make_trainer(task, workers.num_workers, resources)
         refused = trainer.fit().return_value  # type: ignore[attr-defined]
     if refused is not None:
         raise refused
 
 
 # The ignored types are those of Ray Train's first version, which its second replaces where the module is run.
-def _trainer(task: TrainingTask, num_workers: int, resources: WorkerResources) -> ray.train.torch.TorchTrainer:
+def _make_trainer(task: TrainingTask, num_workers: int, resources: WorkerResources) -> ray.train.torch.TorchTrainer:
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -64,14 +62,17 @@ def _trainer(task: TrainingTask, num_workers: int, resources: WorkerResources) -
             failure_config=FailureConfig(max_failures=_MAX_FAILURES),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
-        datasets={_ROWS: _ray_dataset(task)},
+        datasets={_ROWS: _make_dataset(task)},
         # Each worker reads all rows: equal splits would drop some, and batches would depend on the split.
         dataset_config=DataConfig(datasets_to_split=[], execution_options=context.execution_options),
     )
 
 
 def _train_worker(arguments: dict[str, Any]) -> Exception | None:
-    """One worker; what a training that cannot succeed said. Raising it would only have it tried again."""
+    """Train in one worker.
+
+    An error that a retry cannot mend is returned rather than raised, so that Ray Train does not restart the worker.
+    """
     task: TrainingTask = arguments["task"]
     logging.basicConfig(format="%(message)s")
     logging.getLogger("otad_ray").setLevel(logging.INFO)
@@ -85,6 +86,6 @@ def _train_worker(arguments: dict[str, Any]) -> Exception | None:
     return None
 
 
-def _ray_dataset(task: TrainingTask) -> Dataset:
-    """The task's rows in Ray's object store; this process holds a block at a time."""
+def _make_dataset(task: TrainingTask) -> Dataset:
+    """Put the task's rows into Ray's object store; this process holds one block at a time."""
     return ray.data.from_arrow_refs([ray.put(table) for table in task.tables()])  # type: ignore[misc]

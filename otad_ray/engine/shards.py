@@ -1,8 +1,11 @@
-"""Results as Parquet shards: fixed ranges of rows, each whole or absent, so that a rerun knows what is missing."""
+"""Results as Parquet shards: fixed ranges of rows, each whole or absent, so that a rerun knows what is missing.
+
+The footer of a shard holds the counts of its rows by status, and the seconds that computing it took, by stage.
+"""
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,14 +24,17 @@ from otad_ray.artifacts import (
     write_json,
     write_json_once,
 )
+from otad_ray.engine.task import ShardProcessor
 from otad_ray.errors import InputError, RetryableError
+from otad_ray.stages import record_stages
 
 _STATUS_COUNTS = b"otad.status_counts"
+_STAGE_SECONDS = b"otad.stage_seconds"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Positions start .. stop - 1 of the rows, in the file `shard-<index>.parquet`."""
+    """Positions start to stop - 1 of the rows, in the file `shard-<index>.parquet`."""
 
     index: int
     start: int
@@ -51,7 +57,7 @@ def write_shard(path: Path, table: pa.Table) -> None:
 
 
 def read_finished_rows(shard: Shard, directory: Path, retryable: frozenset[str]) -> tuple[pa.Table | None, np.ndarray]:
-    """What a shard already holds, and the positions that are still to be computed."""
+    """Return the table that a shard already holds, and the positions (n,) that are still to be computed."""
     try:
         table = pq.read_table(shard.path(directory), partitioning=None, page_checksum_verification=True)
     except (OSError, pa.ArrowException):
@@ -63,13 +69,67 @@ def read_finished_rows(shard: Shard, directory: Path, retryable: frozenset[str])
 
 
 def merge_rows(previous: pa.Table | None, computed: pa.Table, shard: Shard, positions: np.ndarray) -> pa.Table:
-    """The shard's table with the rows at `positions` taken from `computed`."""
+    """Return the shard's table with the rows at `positions` taken from `computed`."""
     if previous is None:
         return computed
     take = np.arange(len(previous))
     take[positions - shard.start] = len(previous) + np.arange(len(positions))
     both = pa.concat_tables([previous.replace_schema_metadata(None), computed.replace_schema_metadata(None)])
     return both.take(pa.array(take)).combine_chunks()
+
+
+@dataclass(frozen=True)
+class ComputedShard:
+    """What was computed of a shard: its new rows, and the seconds that they took, by stage."""
+
+    rows: pa.Table
+    seconds: Mapping[str, float]
+
+
+def compute_shard(shard: Shard, directory: Path, processor: ShardProcessor, retryable: frozenset[str]) -> ComputedShard:
+    """Compute the rows that a shard lacks, and write it.
+
+    Args:
+        shard: which rows.
+        directory: the folder of the shard's file.
+        processor: computes rows.
+        retryable: statuses of rows that are computed again.
+
+    Returns:
+        The rows that were computed; none if the shard is whole already.
+
+    Raises:
+        RetryableError: if the shard cannot be written.
+    """
+    previous, positions = read_finished_rows(shard, directory, retryable)
+    if not len(positions):
+        return ComputedShard(pa.table({}), {})
+    with record_stages() as seconds:
+        computed = processor.process(positions)
+    merged = merge_rows(previous, computed, shard, positions)
+    write_shard(shard.path(directory), _add_seconds(merged, previous, seconds))
+    return ComputedShard(computed, seconds)
+
+
+def sum_stage_seconds(output: "ShardedDirectory") -> dict[str, float]:
+    """Return the seconds that the shards of a directory took, by stage, whoever computed them and how often."""
+    total: Counter[str] = Counter()
+    for shard in output.shards:
+        total.update(_read_seconds(pq.read_metadata(shard.path(output.directory)).metadata))
+    return dict(total)
+
+
+def _add_seconds(table: pa.Table, previous: pa.Table | None, seconds: Mapping[str, float]) -> pa.Table:
+    """Return `table` with the seconds by stage in its metadata, added to those already recorded in `previous`."""
+    total = Counter(seconds)
+    total.update(_read_seconds(previous.schema.metadata) if previous is not None else {})
+    metadata = {**(table.schema.metadata or {}), _STAGE_SECONDS: json.dumps(total).encode()}
+    return table.replace_schema_metadata(metadata)
+
+
+def _read_seconds(metadata: Mapping[bytes, bytes] | None) -> dict[str, float]:
+    """Return the seconds by stage that a shard's metadata holds; none of a shard from before this was kept."""
+    return json.loads((metadata or {}).get(_STAGE_SECONDS, b"{}"))
 
 
 class ShardedDirectory:
@@ -93,7 +153,19 @@ class ShardedDirectory:
         rows_per_shard: int,
         may_differ: tuple[str, ...] = (),
     ) -> Self:
-        """Start or continue a directory; InputError where it holds another result, apart from `may_differ`."""
+        """Start a directory, or continue one.
+
+        Args:
+            directory: where the shards lie.
+            kind: kind of result.
+            identity: what the result depends on, of JSON types.
+            rows: number of rows of the whole result.
+            rows_per_shard: rows of a shard; a directory keeps the number it was started with.
+            may_differ: names in the identity whose values may be others than at the start.
+
+        Raises:
+            InputError: if the directory cannot be made, or holds another result.
+        """
         cls.check(directory)
         manifest: dict[str, Any] = {
             "kind": kind,
@@ -118,12 +190,12 @@ class ShardedDirectory:
 
     @classmethod
     def open(cls, directory: Path, *, kind: str) -> Self:
-        """A directory that was started before; InputError where there is none."""
+        """Open a directory that was started before; InputError if there is none."""
         return cls(directory, read_manifest(directory, kind=kind, fields=("rows", "rows_per_shard")))
 
     @staticmethod
     def check(directory: Path) -> None:
-        """Make the directory; InputError where that cannot be, or where it holds something else."""
+        """Make the directory; InputError if it cannot be made, or holds something that is no result."""
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -141,21 +213,30 @@ class ShardedDirectory:
             yield Shard(index, start, min(start + size, rows))
 
     def unfinished(self, retryable: frozenset[str]) -> list[Shard]:
-        """Shards missing, damaged, of the wrong length, or with a retryable row; each file is read to its end once."""
+        """Return the shards that are missing, damaged, of the wrong length, or hold a retryable row.
+
+        Each file is read to its end once: a whole footer does not show that the pages are whole.
+        """
         return [shard for shard in self.shards if not _is_finished(shard, self.directory, retryable)]
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[tuple[Shard, pa.Table]]:
-        """Each shard with its table, one at a time."""
+        """Yield each shard with its table, one at a time."""
         names = None if columns is None else list(columns)
         for shard in self.shards:
             yield shard, pq.read_table(shard.path(self.directory), columns=names, partitioning=None)
 
-    def refuse_strangers(self) -> None:
-        """RetryableError for shards that do not belong here: readers of the directory would count their rows."""
+    def refuse_foreign_shards(self) -> None:
+        """Raise RetryableError for a shard that does not belong here: readers of the directory would count its rows."""
         known = {shard.path(self.directory) for shard in self.shards}
-        strangers = sorted(set(self.directory.glob("shard-*")) - known)
-        if strangers:
-            raise RetryableError(f"{strangers[0]} does not belong to {self.directory}; delete it and run again")
+        foreign = sorted(set(self.directory.glob("shard-*")) - known)
+        if foreign:
+            raise RetryableError(f"{foreign[0]} does not belong to {self.directory}; delete it and run again")
+
+    def check_ids(self, shard: Shard, table: pa.Table, ids: np.ndarray) -> None:
+        """Raise RetryableError unless a shard's table holds the rows with ids (n,), in their order."""
+        if not np.array_equal(table["id"].to_numpy(), ids):
+            path = shard.path(self.directory)
+            raise RetryableError(f"{path} does not hold the ids it should; delete it and run again")
 
     def reload(self) -> None:
         """Read the manifest again: another driver may have finished meanwhile."""
@@ -171,15 +252,15 @@ def _is_finished(shard: Shard, directory: Path, retryable: frozenset[str]) -> bo
     path = shard.path(directory)
     try:
         file = path.stat()
-        rows, statuses = _contents(path, file.st_mtime_ns, file.st_size)
+        rows, statuses = _read_contents(path, file.st_mtime_ns, file.st_size)
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return False
     return rows == shard.stop - shard.start and not retryable & statuses
 
 
 @lru_cache(maxsize=2**16)
-def _contents(path: Path, modified: int, size: int) -> tuple[int, frozenset[str]]:
-    """Rows and statuses of a file as it is now; raises where it is damaged, which a whole footer does not tell."""
+def _read_contents(path: Path, modified: int, size: int) -> tuple[int, frozenset[str]]:
+    """Return the number of rows and the statuses of a file as it is now; raise if it is damaged."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         counts = json.loads((file.metadata.metadata or {})[_STATUS_COUNTS])
         return sum(len(batch) for batch in file.iter_batches()), frozenset(counts)

@@ -1,42 +1,49 @@
-"""The evaluation job: standard accuracy of a backbone and its defenses on a sharded split."""
+"""Measure the standard accuracy (or MSE) of net, KNN and OTAD, the relative error RE, and transport diagnostics.
+
+python jobs/evaluate.py                       # digits
+python jobs/evaluate.py mnist --regularity.smoothness 3
+python jobs/evaluate.py digits_vit --otad-nn  # OTAD-T, and OTAD-T-NN beside it
+"""
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from otad_ray.artifacts import MANIFEST, to_jsonable, versions
-from otad_ray.cip import RETRYABLE, check_solver
-from otad_ray.data import DataFolders, Split, open_split
-from otad_ray.defenses import KNN, OTAD, load_defense
-from otad_ray.engine.capacity import check_num_actors
-from otad_ray.engine.run import Compute, run_unfinished
+from otad_ray.artifacts import MANIFEST, read_manifest, to_jsonable
+from otad_ray.cip import RETRYABLE
+from otad_ray.data import DataFolders, Rows, Split, open_split
+from otad_ray.defenses import Defense, load_defense
 from otad_ray.engine.shards import ShardedDirectory
-from otad_ray.errors import InputError
-from otad_ray.evaluation import StandardMetrics, evaluate_batch, transport_diagnostics
-from otad_ray.memory import NeighborMemory
-from otad_ray.models import Backbone
+from otad_ray.engine.task import RunSummary, Unit
+from otad_ray.evaluation import StandardMetrics, evaluation_records, transport_diagnostics
 from otad_ray.options import ActorJobConfig
 from otad_ray.presets import Preset
 from otad_ray.recipes.backbone import ensure_backbone
+from otad_ray.recipes.defense_source import NET
 from otad_ray.recipes.defenses import (
     OTAD_NN,
     check_cip_net_directory,
     open_cip_net,
     save_memory_defenses,
+    save_net,
     save_otad_nn,
 )
 from otad_ray.recipes.memory import ensure_memory
-from otad_ray.recipes.workspace import Workspace, data_record
-from otad_ray.tracking import RunRecord, how_to_look, redacted
+from otad_ray.recipes.shard_job import ShardJob, Units, open_workspace, run_shard_job
+from otad_ray.recipes.workspace import Workspace, check_split, describe_data
+from otad_ray.tracking import RunRecord
 
 logger = logging.getLogger(__name__)
 
-_RETRYABLE = frozenset(status.label for status in RETRYABLE)
+_KIND = "evaluation"
+_KNN = "knn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,150 +67,168 @@ class EvaluateConfig(ActorJobConfig):
 
 @dataclass(frozen=True)
 class EvaluateTask:
-    """Predictions on rows of a split; defenses are directories, the first OTAD is the one asked for."""
+    """Predictions of several defenses on the rows of a split.
+
+    Attributes:
+        preset: whose data set.
+        split: which rows.
+        folders: where the data set lies.
+        defenses: name and directory of each.
+        solved_by: name of the defense whose solutions are recorded.
+        search: how memories are searched.
+    """
 
     preset: Preset
     split: Split
     folders: DataFolders
-    knn: str
-    otads: tuple[tuple[str, str], ...]
-    others: tuple[tuple[str, str], ...]
+    defenses: tuple[tuple[str, str], ...]
+    solved_by: str
     search: str
 
-    def open(self) -> Compute:
-        rows = open_split(self.preset.definition, self.split, self.folders)
-        knn = cast(KNN, load_defense(self.knn, search=self.search))
-        otads = {name: cast(OTAD, load_defense(directory, search=self.search)) for name, directory in self.otads}
-        others = {name: load_defense(directory, search=self.search) for name, directory in self.others}
-        return lambda positions: evaluate_batch(rows.take(positions), knn, otads, others)
+    job_name = "evaluate"
 
     @property
-    def labels(self) -> Mapping[str, str]:
-        return {}
+    def metric_labels(self) -> Mapping[str, str]:
+        return {"kind": _KIND, "preset": self.preset.name}
+
+    def setup(self) -> "EvaluateProcessor":
+        defenses = {name: load_defense(directory, search=self.search) for name, directory in self.defenses}
+        return EvaluateProcessor(open_split(self.preset.definition, self.split, self.folders), defenses, self.solved_by)
 
 
-def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
-    """Evaluate net, KNN and OTAD with both cross terms; what the last line of the job's output says."""
-    preset = config.preset
-    check_solver(preset.integration.solver)
-    check_split(preset, config.split)
-    check_num_actors(config.pool, config.address)
-    workspace = Workspace(config)
-    rows = workspace.rows(config.split)
-    rows.check()
-    if config.cip_net_directory is not None:
-        open_cip_net(workspace, config.cip_net_directory)
-    memory = ensure_memory(workspace, search=config.search)
-    _, backbone = ensure_backbone(workspace)
-    saved = save_memory_defenses(workspace, config.search)
-    others = _others(workspace, config)
+@dataclass(frozen=True)
+class EvaluateProcessor:
+    """Open rows, and the defenses that are asked for them."""
 
-    identity = {
-        "backbone": backbone.fingerprint(),
-        "memory": memory.fingerprint,
-        "data": rows.fingerprint,
-        "split": config.split,
-        **to_jsonable(preset.integration),
-        **({"others": {name: path.name for name, path in others.items()}} if others else {}),
-    }
-    output = ShardedDirectory.start(
-        workspace.directory("sweeps", identity),
-        kind="evaluation",
-        identity=identity,
-        rows=len(rows),
-        rows_per_shard=config.rows_per_shard,
-    )
-    otads = tuple((name, str(path)) for name, path in saved.items() if name != "knn")
-    task = EvaluateTask(
-        preset,
-        config.split,
-        workspace.folders,
-        str(saved["knn"]),
-        otads,
-        tuple((name, str(path)) for name, path in others.items()),
-        config.search,
-    )
-    summary = run_unfinished([(output, task)], config, retryable=_RETRYABLE)
-    if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
-        _finish(workspace, output, config.split, memory, backbone, summary.seconds)
-    _print_table(workspace.definition.name, output.manifest)
-    logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
-    return {
-        "evaluation": str(output.directory),
-        "rows": output.manifest["rows"],
-        "seconds": output.manifest["seconds"],
-        "solver": preset.integration.solver,
-        **output.manifest["metrics"],
-        "defenses": {name: str(path) for name, path in {**saved, **others}.items()},
-        "run_id": output.manifest["run_id"],
-        "tracking_uri": redacted(workspace.tracking_uri),
-    }
+    rows: Rows
+    defenses: Mapping[str, Defense]
+    solved_by: str
+
+    def process(self, positions: np.ndarray) -> pa.Table:
+        return evaluation_records(self.rows.take(positions), self.defenses, solved_by=self.solved_by, net=NET)
 
 
-def _others(workspace: Workspace, config: EvaluateConfig) -> dict[str, Path]:
-    """Directories of what is evaluated only where it is asked for."""
-    if not config.otad_nn:
-        return {}
-    return {OTAD_NN: save_otad_nn(workspace, config.search, cip_net=config.cip_net_directory)}
+class EvaluateJob(ShardJob):
+    """Net, KNN, OTAD with both cross terms and, if asked for, OTAD-T-NN, on all rows of a split."""
 
+    retryable = frozenset(status.label for status in RETRYABLE)
 
-def check_split(preset: Preset, split: Split) -> None:
-    """InputError for rows that are in the memory: each would be its own neighbor."""
-    if split not in get_args(Split):
-        raise InputError(f"unknown split {split!r}; known: {', '.join(get_args(Split))}")
-    if split in ("train", "fit"):
-        raise InputError(f"split {split!r} is in the memory: its rows are their own neighbors; take test or validation")
-    if split == "validation" and preset.training.rows == "train":
-        raise InputError(
-            "the backbone of training.rows = 'train' was trained on the validation rows; "
-            "add --training.rows fit, or evaluate --split test"
+    def __init__(self, workspace: Workspace, config: EvaluateConfig) -> None:
+        super().__init__(workspace)
+        self._config = config
+
+    def prepare(self) -> Sequence[Units]:
+        workspace, config = self.workspace, self._config
+        self.rows = workspace.rows(config.split)
+        self.rows.check()
+        if config.cip_net_directory is not None:
+            open_cip_net(workspace, config.cip_net_directory)
+        self.memory = ensure_memory(workspace)
+        self.backbone = ensure_backbone(workspace).network
+        self.saved = dict(save_memory_defenses(workspace))
+        others = {OTAD_NN: save_otad_nn(workspace, cip_net=config.cip_net_directory)} if config.otad_nn else {}
+        identity = {
+            "backbone": self.backbone.fingerprint(),
+            "memory": self.memory.fingerprint,
+            "data": self.rows.fingerprint,
+            "split": config.split,
+            **to_jsonable(workspace.preset.integration),
+            **({"others": {name: path.name for name, path in others.items()}} if others else {}),
+        }
+        directory = workspace.directory("evaluations", identity)
+        _adopt_earlier(workspace.directory("sweeps", identity), directory)
+        self.output = ShardedDirectory.start(
+            directory,
+            kind=_KIND,
+            identity=identity,
+            rows=len(self.rows),
+            rows_per_shard=config.rows_per_shard,
+        )
+        otads = {name: path for name, path in self.saved.items() if name != _KNN}
+        self.saved |= others
+        defenses = {NET: save_net(workspace), _KNN: self.saved[_KNN], **otads, **others}
+        task = EvaluateTask(
+            workspace.preset,
+            config.split,
+            workspace.folders,
+            tuple((name, str(path)) for name, path in defenses.items()),
+            solved_by=next(iter(otads)),
+            search=workspace.search,
+        )
+        return [[Unit(self.output, task)]]
+
+    def describe(self, output: ShardedDirectory, summary: RunSummary) -> Mapping[str, Any]:
+        totals = self._sum_records()
+        integration = self.workspace.preset.integration
+        metrics = totals.metrics() | transport_diagnostics(
+            self.backbone, self.memory.points, neighbors=integration.neighbors, regularity=integration.regularity
+        )
+        definition = self.workspace.definition
+        if definition.bayes_accuracy is not None:
+            metrics["accuracy_bayes"] = definition.bayes_accuracy()
+        return {"metrics": metrics, "seconds": summary.seconds or output.manifest.get("seconds", 0.0)}
+
+    def report(self, summary: RunSummary) -> dict[str, Any]:
+        if self.output.manifest["run_id"] is None:
+            self.output.update(run_id=self.workspace.track(self._make_record()))
+        manifest = self.output.manifest
+        _print_table(self.workspace.definition.name, manifest)
+        return {
+            "evaluation": str(self.output.directory),
+            "rows": manifest["rows"],
+            "seconds": manifest["seconds"],
+            "solver": self.workspace.preset.integration.solver,
+            **manifest["metrics"],
+            "defenses": {name: str(path) for name, path in self.saved.items()},
+            "run_id": manifest["run_id"],
+        }
+
+    def _sum_records(self) -> StandardMetrics:
+        """Sum the records, a shard at a time; RetryableError unless every row of the split is there exactly once."""
+        totals = StandardMetrics()
+        for shard, table in self.output.tables():
+            self.output.check_ids(shard, table, self.rows.take(shard.positions).ids.numpy())
+            totals.add(table)
+        return totals
+
+    def _make_record(self) -> RunRecord:
+        """Return the tracked run of a finished evaluation."""
+        manifest, totals = self.output.manifest, self._sum_records()
+        return RunRecord(
+            experiment=self.workspace.preset.name,
+            kind=_KIND,
+            name=f"evaluation {self._config.split} K={self.workspace.preset.integration.neighbors}",
+            job="evaluate",
+            result={"directory": self.output.directory},
+            outcome=totals.metrics(),
+            params={**manifest["identity"], "data_set": self.workspace.preset.data_set},
+            metrics={**manifest["metrics"], "seconds": manifest["seconds"], "rows": totals.rows},
+            data=describe_data(self.workspace, self._config.split),
+            artifacts=(self.output.directory / MANIFEST,),
+            tags={"otad.directory": str(self.output.directory)},
         )
 
 
-def _finish(
-    workspace: Workspace,
-    output: ShardedDirectory,
-    split: Split,
-    memory: NeighborMemory,
-    backbone: Backbone,
-    seconds: float,
-) -> None:
-    rows = workspace.rows(split)
-    output.refuse_strangers()
-    totals = StandardMetrics()
-    for shard, table in output.tables():
-        if not np.array_equal(table["id"].to_numpy(), rows.take(shard.positions).ids.numpy()):
-            raise RuntimeError(
-                f"{shard.path(output.directory)} does not hold the ids it should; delete it and run again"
-            )
-        totals.add(table)
-    integration = workspace.preset.integration
-    metrics = totals.metrics() | transport_diagnostics(
-        backbone, memory.points, neighbors=integration.neighbors, regularity=integration.regularity
-    )
-    if workspace.definition.bayes_accuracy is not None:
-        metrics["accuracy_bayes"] = workspace.definition.bayes_accuracy()
-    output.update(
-        complete=not output.unfinished(_RETRYABLE),
-        metrics=metrics,
-        seconds=seconds or output.manifest.get("seconds", 0.0),
-        versions=versions(),
-    )
-    record = RunRecord(
-        experiment=workspace.preset.name,
-        kind="evaluation",
-        result={"directory": output.directory},
-        outcome=totals.metrics(),
-        params={**output.manifest["identity"], "data_set": workspace.preset.data_set},
-        metrics={**metrics, "seconds": output.manifest["seconds"], "rows": totals.rows},
-        data=data_record(workspace, split),
-        artifacts=(output.directory / MANIFEST,),
-        tags={"otad.directory": str(output.directory)},
-    )
-    output.update(run_id=workspace.track(record))
+def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
+    """Evaluate net, KNN and OTAD with both cross terms, and return the job's summary."""
+    check_split(config.preset, config.split)
+    return run_shard_job(EvaluateJob(open_workspace(config), config))
+
+
+def _adopt_earlier(earlier: Path, directory: Path) -> None:
+    """Move an evaluation of version 0.1, which lies among the sweeps, to its place."""
+    if directory.exists() or not (earlier / MANIFEST).is_file():
+        return
+    read_manifest(earlier, kind=_KIND)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Of two jobs that do this at once, one finds nothing left to move.
+    with suppress(FileNotFoundError):
+        earlier.rename(directory)
+    logger.info("moved an evaluation of version 0.1 from %s to %s", earlier, directory)
 
 
 def _print_table(name: str, manifest: dict[str, Any]) -> None:
+    """Print accuracies, shares and other metrics on stderr."""
     lines = [f"{name}, {manifest['identity']['split']}: {manifest['rows']} rows in {manifest['seconds']:.1f} s"]
     for metric, value in manifest["metrics"].items():
         is_share = metric.startswith(("accuracy_", "share_"))

@@ -1,4 +1,8 @@
-"""The model job: a preset's defense, whole, in MLflow."""
+"""Log a defense of a preset, with its backbone and memory, as an MLflow model that loads without pickle.
+
+python jobs/log_model.py                      # OTAD on digits
+python jobs/log_model.py mnist --defense knn --register mnist-knn
+"""
 
 import json
 import logging
@@ -12,7 +16,7 @@ from otad_ray.defenses.base import DESCRIPTION
 from otad_ray.errors import InputError
 from otad_ray.options import JobConfig
 from otad_ray.recipes.defenses import NAMES, find_defenses
-from otad_ray.recipes.workspace import Workspace, data_record
+from otad_ray.recipes.workspace import Workspace, describe_data
 from otad_ray.tracking import RunRecord, StoreError, how_to_look, log_defense, redacted
 
 logger = logging.getLogger(__name__)
@@ -45,12 +49,15 @@ def run_log_model(config: LogModelConfig) -> dict[str, Any]:
     Raises InputError where the store does not take it: nothing is lost, and the same command tries again.
     """
     workspace = Workspace(config)
-    source = find_defenses(workspace, (config.defense,), "torch")[config.defense]
+    source = find_defenses(workspace, (config.defense,))[config.defense]
     directory = Path(source.location)
     description = json.loads((directory / DESCRIPTION).read_text())
     record = RunRecord(
         experiment=workspace.preset.name,
         kind=_KIND,
+        name=f"model {config.defense}",
+        job="log_model",
+        started=workspace.started,
         result={"directory": directory},
         params={
             "defense": config.defense,
@@ -59,7 +66,7 @@ def run_log_model(config: LogModelConfig) -> dict[str, Any]:
             **description.get("settings", {}),
         },
         metrics={},
-        data=data_record(workspace, workspace.preset.training.rows),
+        data=describe_data(workspace, workspace.preset.training.rows),
         tags={"otad.directory": str(directory)},
     )
     try:

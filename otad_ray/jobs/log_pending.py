@@ -1,4 +1,8 @@
-"""The replay job: results that no tracking server has taken yet are logged."""
+"""Log the results that no tracking server has taken yet, as often as you like; ends with 2 if some still wait.
+
+python jobs/log_pending.py
+python jobs/log_pending.py --storage DIR --tracking-uri http://127.0.0.1:5000
+"""
 
 import logging
 from collections import Counter
@@ -13,7 +17,7 @@ from otad_ray.tracking import StoreError, default_tracking_uri, how_to_look, pen
 
 logger = logging.getLogger(__name__)
 
-_OUTCOMES = ("logged", "already", "pending")
+_ANSWERS = ("logged", "already", "pending")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +47,10 @@ def run_log_pending(config: LogPendingConfig) -> dict[str, Any]:
             outcome, run_id = _replay(path, tracking_uri, place)
             counts[outcome] += 1
             runs += [] if run_id is None else [run_id]
-    logger.info("%d logged, %d logged before, %d still pending", *(counts[name] for name in _OUTCOMES))
+    logger.info("%d logged, %d logged before, %d still pending", *(counts[name] for name in _ANSWERS))
     logger.info("MLflow: %s", how_to_look(tracking_uri))
     return {
-        **{name: counts[name] for name in _OUTCOMES},
+        **{name: counts[name] for name in _ANSWERS},
         "tracking_uri": redacted(tracking_uri),
         "run_ids": runs,
     }

@@ -1,4 +1,8 @@
-"""The nightly sweep: presets trained, attacked and certified afresh, and held against the last good night."""
+"""Train, attack and certify presets afresh, and compare with the last good night; ends with 2 on a regression.
+
+python jobs/nightly_sweep.py
+python jobs/nightly_sweep.py --presets digits --samples 100
+"""
 
 import json
 import logging
@@ -18,21 +22,21 @@ from otad_ray.artifacts import (
     content_hash,
     read_manifest,
     storage_root,
-    versions,
     write_json,
     write_json_once,
 )
 from otad_ray.attacks import Norm, find_attack
-from otad_ray.benchmarks import machine
 from otad_ray.data import DataFolders, open_split
-from otad_ray.engine.metrics_actor import record_night
-from otad_ray.engine.ray_session import ray_session
+from otad_ray.engine.run import open_session
 from otad_ray.errors import InputError
-from otad_ray.evaluation import Regression, find_regressions
-from otad_ray.jobs.attack_sweep import SweepConfig, run_attack_sweep
+from otad_ray.evaluation import Worsening, find_worsenings
+from otad_ray.jobs.attack_sweep import run_attack_sweep
+from otad_ray.machine import describe_machine, versions
+from otad_ray.options import PoolRequest, refuse_cluster_options
 from otad_ray.presets import Preset, find_preset
-from otad_ray.recipes.defenses import NET
+from otad_ray.recipes.defense_source import NET
 from otad_ray.recipes.workspace import NIGHTS
+from otad_ray.sweep.config import SweepConfig
 from otad_ray.sweep.report import KIND as SWEEP
 from otad_ray.sweep.report import OUTCOMES
 from otad_ray.tracking import RunRecord, TrackedRun, default_tracking_uri, how_to_look, latest_run, redacted, track
@@ -66,6 +70,7 @@ class NightlyConfig:
         num_actors: size of the actor pool (default: one per spare CPU of the cluster).
         capacity_wait: as of the attack sweep.
         address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
+        local: compute in this process, without Ray.
     """
 
     presets: tuple[str, ...] = ("digits", "mnist", "fashion_mnist")
@@ -82,6 +87,7 @@ class NightlyConfig:
     num_actors: int | None = None
     capacity_wait: float | None = None
     address: str | None = None
+    local: bool = False
 
     def __post_init__(self) -> None:
         if not self.presets:
@@ -92,6 +98,9 @@ class NightlyConfig:
             raise InputError(f"defense must name {NET!r}: on the undefended net a night sees attacks become weaker")
         if self.night is not None and (not self.night or Path(self.night).name != self.night):
             raise InputError(f"night must be the name of a folder, got {self.night!r}")
+        refuse_cluster_options(
+            self.local, address=self.address, num_actors=self.num_actors, capacity_wait=self.capacity_wait
+        )
 
 
 def run_nightly(config: NightlyConfig) -> dict[str, Any]:
@@ -108,11 +117,12 @@ def sweep_presets(config: NightlyConfig, presets: list[Preset]) -> dict[str, Any
     state = _open_night(night)
     _share_downloads(root, night)
     sweeps = [_sweep_config(config, preset, night, tracking_uri) for preset in presets]
-    with ray_session(config.address):
+    with open_session(PoolRequest(address=config.address, local=config.local)):
         results = [_sweep_and_compare(config, sweep, root, tracking_uri) for sweep in sweeps]
         finished = time.time()
         write_json(night / _NIGHT, {**state, "finished": True, "finished_at": finished})
-        record_night(config.address, {item["preset"]: len(item["regressions"]) for item in results}, finished)
+        if not config.local:
+            _record_night(config.address, results, finished)
     for result in results:
         for name in result["regressions"]:
             print(f"REGRESSION {result['preset']}: {name}", file=sys.stderr)
@@ -125,9 +135,16 @@ def sweep_presets(config: NightlyConfig, presets: list[Preset]) -> dict[str, Any
     }
 
 
+def _record_night(address: str | None, results: list[dict[str, Any]], finished: float) -> None:
+    """Publish the night in the cluster's metrics."""
+    from otad_ray.engine.metrics_actor import record_night
+
+    record_night(address, {item["preset"]: len(item["regressions"]) for item in results}, finished)
+
+
 def _open_night(night: Path) -> dict[str, Any]:
     """What the night is made with; InputError for a finished one, and for one of other code."""
-    state = {"kind": _KIND, "commit": machine()["commit"], "finished": False}
+    state = {"kind": _KIND, "commit": describe_machine()["commit"], "finished": False}
     if not write_json_once(night / _NIGHT, state):
         found = json.loads((night / _NIGHT).read_text())
         if found["finished"]:
@@ -158,6 +175,7 @@ def _sweep_config(config: NightlyConfig, preset: Preset, night: Path, tracking_u
         num_actors=config.num_actors,
         capacity_wait=config.capacity_wait,
         address=config.address,
+        local=config.local,
         defense=config.defense,
         attacks=config.attacks,
         costly_attacks=(),
@@ -170,6 +188,7 @@ def _sweep_config(config: NightlyConfig, preset: Preset, night: Path, tracking_u
 
 def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tracking_uri: str) -> dict[str, Any]:
     """One preset's night. A sweep that fails is a regression too, and costs the other presets nothing."""
+    started = time.time()
     try:
         result = run_attack_sweep(sweep)
     except InputError as error:
@@ -198,6 +217,9 @@ def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tr
     record = RunRecord(
         experiment=EXPERIMENT,
         kind=_KIND,
+        name=f"night {sweep.preset.name} {Path(str(sweep.storage)).name}",
+        job="nightly_sweep",
+        started=started,
         result={"directory": directory},
         outcome={"good": good, "regressions": regressions, "shares": _shares(result)},
         params={**question, "compared_with": compared_with, "sweep": directory.name, **versions()},
@@ -232,8 +254,8 @@ def _last_good(tracking_uri: str, tags: Mapping[str, str], scratch: Path, direct
         return None
 
 
-def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Regression]:
-    return find_regressions(
+def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Worsening]:
+    return find_worsenings(
         pq.read_table(before),
         pq.read_table(directory / OUTCOMES),
         eps=manifest["eps"],

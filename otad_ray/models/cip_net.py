@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from otad_ray.errors import InputError
 from otad_ray.models.checkpoints import Architecture, Family
-from otad_ray.models.cip_net_config import CipNetConfig, CipNetOptions, cip_net_config
+from otad_ray.models.cip_net_config import CipNetArchitecture, CipNetConfig, cip_net_config
 from otad_ray.models.cip_tokens import CoordinateTokens, Neighborhoods, RelationTokens
 from otad_ray.models.fingerprint import network_fingerprint
 from otad_ray.models.transformer import TransformerBlock
@@ -37,7 +37,7 @@ class CipNet(nn.Module):
     A new net gives the mean of the features.
     """
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__()
         self.config = config
         self.tokens, self.head = (make(config) for make in _HEADS[config.head])
@@ -145,7 +145,7 @@ class CipNet(nn.Module):
 class _Scores(nn.Module):
     """A score (B, K) of each neighbor, from its point's and its feature's token."""
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__()
         self.score = nn.Linear(2 * config.width, 1, bias=False)
         nn.init.zeros_(self.score.weight)
@@ -158,7 +158,7 @@ class _Scores(nn.Module):
 class _Offset(nn.Linear):
     """The feature's offset from the mean (B, D), in units of the neighborhood, from the query's token."""
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__(config.width, config.dimension)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
@@ -177,11 +177,11 @@ def _on_the_simplex(scores: Tensor) -> Tensor:
     return torch.where(finite, scores, 0.0).softmax(1)
 
 
-CIP_NETS: Family[CipNet] = Family("CIP-net", {"cip_net": Architecture(CipNetConfig, CipNet)})
+CIP_NETS: Family[CipNet] = Family("CIP-net", {"cip_net": Architecture(CipNetArchitecture, CipNet)})
 
 
 def build_cip_net(
-    options: CipNetOptions,
+    options: CipNetConfig,
     *,
     neighbors: int,
     coordinates: int,

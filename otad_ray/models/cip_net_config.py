@@ -10,11 +10,11 @@ CIP_NET_HEADS: tuple[str, ...] = get_args(CipNetHead)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CipNetConfig:
+class CipNetArchitecture:
     """A CIP-net for neighborhoods of one shape.
 
     num_neighbors: K. num_coordinates: d of query and points. dimension: D of features.
-    width: of a token. hidden: of the blocks' MLPs. head: as in `CipNetOptions`.
+    width: of a token. hidden: of the blocks' MLPs. head: as in `CipNetConfig`.
     backbone: fingerprint of the backbone whose points and features it knows; None for any.
     problem: what it gives solutions of, as `IntegrationConfig.problem` says it; None for any.
     """
@@ -48,7 +48,7 @@ class CipNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CipNetOptions:
+class CipNetConfig:
     """How large a CIP-net is, and what it gives.
 
     Attributes:
@@ -74,17 +74,17 @@ class CipNetOptions:
 
 
 def cip_net_config(
-    options: CipNetOptions,
+    options: CipNetConfig,
     *,
     neighbors: int,
     coordinates: int,
     dimension: int,
     backbone: str | None = None,
     problem: str | None = None,
-) -> CipNetConfig:
+) -> CipNetArchitecture:
     """The configuration for such neighborhoods; InputError for options that do not fit."""
     try:
-        return CipNetConfig(
+        return CipNetArchitecture(
             num_neighbors=neighbors,
             num_coordinates=coordinates,
             dimension=dimension,

@@ -3,27 +3,26 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 
 from otad_ray.artifacts import read_manifest, to_jsonable
+from otad_ray.certification import measure_attention
 from otad_ray.cip import Status
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.training import Trainer, TrainingTask, check_complete, train_here
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory, label_positions, label_weights, net_inputs
 from otad_ray.models import CipNet, build_cip_net, load_cip_net, save_cip_net
-from otad_ray.options import TrainJobConfig
 from otad_ray.presets import Preset
 from otad_ray.recipes.labels import LABEL_IDENTITY, ensure_labels, open_labels
 from otad_ray.recipes.memory import ensure_memory
-from otad_ray.recipes.networks import TrainedNetwork, attention_metrics, ensure_network, train_job
+from otad_ray.recipes.networks import NetworkRecipe, Trained, ensure_network
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.training import LoopConfig, SolvedRows, approximation_errors, gather, split_solved, train_cip_net
 
@@ -37,21 +36,14 @@ _COLUMNS = ("id", "neighbor_ids", "weights", "status")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CipNetJobConfig(TrainJobConfig):
-    """What to train, on which workers, and from which labels.
+class CipNetTask(TrainingTask):
+    """The training of a CIP-net on labels; the worker gathers neighbors' features from the memory.
 
     Attributes:
-        labels: a label directory to train on instead of the preset's own.
-    """
-
-    labels: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class CipNetTask(TrainingTask):
-    """A CIP-net, trained on labels; neighbors' features are gathered from the memory in the worker.
-
-    memory, labels: directories. backbone: fingerprint of the one that the memory was built with.
+        preset: the settings.
+        memory: directory of the memory.
+        labels: directory of the labels.
+        backbone: fingerprint of the backbone that the memory was built with.
     """
 
     preset: Preset
@@ -76,11 +68,11 @@ class CipNetTask(TrainingTask):
         )
 
     def tables(self) -> Iterator[pa.Table]:
-        """Columns position (in the memory), neighbors [K] (likewise) and weights [K] of the solved labels."""
+        """Yield the solved labels with columns position (in the memory), neighbors [K] (likewise) and weights [K]."""
         memory = NeighborMemory.load(self.memory)
         neighbors = self.preset.integration.neighbors
-        for _, table in ShardedDirectory.open(Path(self.labels), kind="labels").tables(_COLUMNS):
-            solved = solved_labels(table)
+        for _, table in open_labels(Path(self.labels)).tables(_COLUMNS):
+            solved = select_solved(table)
             if not len(solved):
                 continue
             rows, near = label_positions(memory, solved, neighbors)
@@ -94,8 +86,8 @@ class CipNetTask(TrainingTask):
             yield pa.table(columns)
 
     def assemble(self, tables: Iterable[pa.Table]) -> SolvedRows:
-        """All labels in order of position, whatever order they come in."""
-        found = SolvedRows(*(torch.cat(columns) for columns in zip(*map(_solved_rows, tables), strict=True)))
+        """Return all labels in order of position, in whatever order the tables come."""
+        found = SolvedRows(*(torch.cat(columns) for columns in zip(*map(_read_solved_rows, tables), strict=True)))
         check_complete(len(found.rows), self.num_rows)
         return found.take(found.rows.argsort())
 
@@ -113,8 +105,8 @@ class CipNetTask(TrainingTask):
         )
 
 
-def _solved_rows(table: pa.Table) -> SolvedRows:
-    """Copied, because Ray's memory is read-only."""
+def _read_solved_rows(table: pa.Table) -> SolvedRows:
+    """Return the labels of a table, copied, because Ray's memory is read-only."""
     near, weights = (
         torch.tensor(table[name].combine_chunks().flatten().to_numpy()).view(len(table), -1)
         for name in ("neighbors", "weights")
@@ -122,32 +114,109 @@ def _solved_rows(table: pa.Table) -> SolvedRows:
     return SolvedRows(torch.tensor(table["position"].to_numpy()), near, weights)
 
 
-def solved_labels(table: pa.Table) -> pa.Table:
-    """The rows of a label table that are solutions."""
+def select_solved(table: pa.Table) -> pa.Table:
+    """Return the rows of a label table that are solutions."""
     return table.filter(pa.array(np.isin(table["status"].to_numpy(zero_copy_only=False), _SOLVED)))
 
 
-def ensure_cip_net(
-    workspace: Workspace, trainer: Trainer = train_here, *, labels: str | None = None, search: str = "torch"
-) -> tuple[Path, CipNet]:
-    """The preset's trained CIP-net and its directory; made first, with its labels, where it is missing.
+class CipNetRecipe(NetworkRecipe[CipNet]):
+    """A preset's CIP-net, for labels of its memory."""
 
-    labels: a directory of labels in place of the preset's own; InputError where they were made with another backbone,
-    memory, number of neighbors or regularity.
+    kind = "cip_net"
+    title = "CIP-net"
+    job = "train_cip_net"
+
+    def __init__(self, workspace: Workspace, memory: NeighborMemory, labels: ShardedDirectory) -> None:
+        super().__init__(workspace)
+        self._memory = memory
+        self._labels = labels
+        statuses: Mapping[str, int] = labels.manifest["statistics"]["statuses"]
+        self._skipped = {status: count for status, count in statuses.items() if count and status not in _SOLVED}
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "labels": self._labels.manifest["identity"],
+            "cip_net": to_jsonable(self.task.new_network().config),
+            "training": to_jsonable(self.workspace.preset.cip_net_training),
+        }
+
+    @property
+    def variant(self) -> str:
+        return self.workspace.preset.cip_net.head
+
+    @cached_property
+    def task(self) -> CipNetTask:
+        return CipNetTask(
+            num_rows=self._labels.manifest["rows"] - sum(self._skipped.values()),
+            preset=self.workspace.preset,
+            memory=str(self._memory.directory),
+            labels=str(self._labels.directory),
+            backbone=self._memory.manifest["backbone"],
+        )
+
+    def check(self) -> None:
+        """Refuse labels that cannot be split as the worker will split them."""
+        if self._skipped:
+            logger.warning("%s: labels without a solution are skipped: %s", self._labels.directory, self._skipped)
+        places = torch.arange(self.task.num_rows)
+        split_solved(SolvedRows(places, places, places), self.workspace.preset.cip_net_training)
+
+    def measure(self, network: CipNet) -> Mapping[str, float]:
+        """Measure the errors on the labels that were not trained on."""
+        preset, memory = self.workspace.preset, self._memory
+        _, held_out = split_solved(self.task.assemble(self.task.tables()), preset.cip_net_training)
+        errors = approximation_errors(network, memory, held_out, preset.integration)
+        logger.info("held-out error %.4f of the neighbor mean's", errors["error_to_mean"])
+        neighborhood = gather(memory, held_out.take(torch.arange(min(_ATTENTION_ROWS, len(held_out.rows)))))
+        attention = measure_attention(network, *net_inputs(neighborhood, memory.point_space))
+        return {f"held_out_{name}": value for name, value in errors.items()} | attention
+
+    def save(self, directory: Path, network: CipNet) -> None:
+        save_cip_net(directory, network)
+
+    def load(self, directory: Path) -> CipNet:
+        return load_cip_net(directory)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return {"cip_net": self.workspace.preset.cip_net, "cip_net_training": self.workspace.preset.cip_net_training}
+
+    @property
+    def manifest_fields(self) -> Mapping[str, Any]:
+        return {
+            "backbone": self._memory.manifest["backbone"],
+            "memory": self._memory.fingerprint,
+            "labels_directory": str(self._labels.directory),
+            "skipped": self._skipped,
+        }
+
+
+def ensure_cip_net(
+    workspace: Workspace, trainer: Trainer = train_here, *, labels: str | None = None
+) -> Trained[CipNet]:
+    """Return the preset's trained CIP-net and its directory; make it first, with its labels, if it is missing.
+
+    Args:
+        workspace: the preset.
+        trainer: trains a missing one.
+        labels: a directory of labels in place of the preset's own.
+
+    Raises:
+        InputError: for labels that were made with another memory, number of neighbors or regularity.
     """
     given = None if labels is None else open_labels(Path(labels).absolute())
     if given is not None:
         # Before anything is trained for them.
         _check_labels(workspace, given, to_jsonable(workspace.preset.integration))
-    memory = ensure_memory(workspace, search=search)
-    labeled = open_labels(ensure_labels(workspace, memory, search=search)) if given is None else given
-    _check_labels(workspace, labeled, {"memory": memory.fingerprint}, _backbones(labeled, memory))
-    found = ensure_network(workspace, _cip_net(workspace, memory, labeled), trainer)
-    return found, load_cip_net(found)
+    memory = ensure_memory(workspace)
+    labeled = ensure_labels(workspace) if given is None else given
+    _check_labels(workspace, labeled, {"memory": memory.fingerprint}, _compare_backbones(labeled, memory))
+    return ensure_network(CipNetRecipe(workspace, memory, labeled), trainer)
 
 
 def _check_labels(workspace: Workspace, labels: ShardedDirectory, asked: Mapping[str, Any], why: str = "") -> None:
-    """InputError unless labels are complete, and made with what is asked for."""
+    """Refuse labels that are not complete, or were made with something else than what is asked for."""
     directory, made = labels.directory, labels.manifest["identity"]
     for name in LABEL_IDENTITY:
         if name in asked and made[name] != asked[name]:
@@ -159,8 +228,8 @@ def _check_labels(workspace: Workspace, labels: ShardedDirectory, asked: Mapping
         raise InputError(f"the labels in {directory} are not complete; run the label job that makes them again")
 
 
-def _backbones(labels: ShardedDirectory, memory: NeighborMemory) -> str:
-    """Of labels of another memory, whether it is another backbone's too, where that can be known."""
+def _compare_backbones(labels: ShardedDirectory, memory: NeighborMemory) -> str:
+    """Return in words whether labels of another memory are another backbone's too, if that can be known."""
     described = labels.manifest.get("memory") or {}
     try:
         other = read_manifest(Path(described["directory"]), kind="memory")["backbone"]
@@ -168,67 +237,3 @@ def _backbones(labels: ShardedDirectory, memory: NeighborMemory) -> str:
         return ""
     here = memory.manifest.get("backbone")
     return "" if other == here else f" (and with backbone {other[:12]}, not {str(here)[:12]})"
-
-
-def _cip_net(workspace: Workspace, memory: NeighborMemory, labels: ShardedDirectory) -> TrainedNetwork:
-    preset = workspace.preset
-    skipped = _skipped(labels)
-    task = CipNetTask(
-        num_rows=labels.manifest["rows"] - sum(skipped.values()),
-        preset=preset,
-        memory=str(memory.directory),
-        labels=str(labels.directory),
-        backbone=memory.manifest["backbone"],
-    )
-    return TrainedNetwork(
-        kind="cip_net",
-        job="train_cip_net",
-        identity={
-            "labels": labels.manifest["identity"],
-            "cip_net": to_jsonable(task.new_network().config),
-            "training": to_jsonable(preset.cip_net_training),
-        },
-        check=partial(_check_solved, labels, task, skipped),
-        task=task,
-        measure=partial(_measure, task, memory),
-        save=save_cip_net,
-        params={"cip_net": preset.cip_net, "cip_net_training": preset.cip_net_training},
-        manifest={
-            "backbone": memory.manifest["backbone"],
-            "memory": memory.fingerprint,
-            "labels_directory": str(labels.directory),
-            "skipped": skipped,
-        },
-    )
-
-
-def _skipped(labels: ShardedDirectory) -> dict[str, int]:
-    """Labels that are no solutions, by status."""
-    statuses = labels.manifest["statistics"]["statuses"]
-    return {status: count for status, count in statuses.items() if count and status not in _SOLVED}
-
-
-def _check_solved(labels: ShardedDirectory, task: CipNetTask, skipped: dict[str, int]) -> None:
-    if skipped:
-        logger.warning("%s: labels without a solution are skipped: %s", labels.directory, skipped)
-    # As the worker will split them.
-    places = torch.arange(task.num_rows)
-    split_solved(SolvedRows(places, places, places), task.preset.cip_net_training)
-
-
-def _measure(task: CipNetTask, memory: NeighborMemory, net: nn.Module) -> dict[str, float]:
-    """Errors on the labels that were not trained on."""
-    assert isinstance(net, CipNet)
-    _, held_out = split_solved(task.assemble(task.tables()), task.preset.cip_net_training)
-    errors = approximation_errors(net, memory, held_out, task.preset.integration)
-    logger.info("held-out error %.4f of the neighbor mean's", errors["error_to_mean"])
-    neighborhood = gather(memory, held_out.take(torch.arange(min(_ATTENTION_ROWS, len(held_out.rows)))))
-    attention = attention_metrics(net, *net_inputs(neighborhood, memory.point_space))
-    return {f"held_out_{name}": value for name, value in errors.items()} | attention
-
-
-def run_cip_net_training(config: CipNetJobConfig) -> dict[str, Any]:
-    """The training job of a CIP-net; what the last line of its output says."""
-    return train_job(
-        config, "cip_net", lambda workspace, trainer: ensure_cip_net(workspace, trainer, labels=config.labels)[0]
-    )

@@ -1,215 +1,241 @@
-"""The label job: leave-one-out convex integration of every training row, to Parquet."""
+"""A preset's labels: leave-one-out convex integration of every training row, to Parquet."""
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
-from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable, versions
-from otad_ray.cip import Status, check_solver
+from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable
+from otad_ray.cip import Status
 from otad_ray.defenses.base import check_backbone, check_metric
-from otad_ray.engine.capacity import check_num_actors
-from otad_ray.engine.run import Compute, RunSummary, run_unfinished
-from otad_ray.engine.shard_seconds import stage_seconds
-from otad_ray.engine.shards import ShardedDirectory
-from otad_ray.errors import RetryableError
+from otad_ray.engine.shards import ShardedDirectory, sum_stage_seconds
+from otad_ray.engine.task import RunSummary, Unit
 from otad_ray.evaluation import LabelStatistics, label_figure
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory, label_rows
-from otad_ray.options import ActorJobConfig
 from otad_ray.recipes.backbone import find_backbone
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import find_metric
+from otad_ray.recipes.shard_job import ShardJob, Units, check_workers, run_shard_job
 from otad_ray.recipes.workspace import Workspace
-from otad_ray.tracking import DataRecord, RunRecord, how_to_look, redacted
+from otad_ray.tracking import DataRecord, RunRecord
 
 logger = logging.getLogger(__name__)
 
+_KIND = "labels"
 _FIGURE = "label-statistics.png"
+_ROWS_PER_SHARD = 512
 # What labels depend on, whoever solved them: parts of a label directory's identity.
 LABEL_IDENTITY = ("memory", "neighbors", "regularity", "cross_term")
 
 
-@dataclass(frozen=True, kw_only=True)
-class LabelJobConfig(ActorJobConfig):
-    """Options of the label job.
-
-    Attributes:
-        dense: store the features too (D floats a row; the weights and the memory already say them).
-        memory: a memory directory to label instead of the preset's.
-        labels: directory to write to, or to continue: it may have been started with another solver.
-    """
-
-    dense: bool = False
-    memory: str | None = None
-    labels: str | None = None
-
-
 @dataclass(frozen=True)
 class LabelTask:
-    """Labels of rows of a memory."""
+    """Labels of rows of a memory.
 
+    Attributes:
+        preset: name of the preset.
+        memory: the memory's directory.
+        search: how it is searched.
+        integration: the problem, and its solver.
+        dense: whether labels hold the features too.
+    """
+
+    preset: str
     memory: str
     search: str
     integration: IntegrationConfig
     dense: bool
 
-    def open(self) -> Compute:
-        memory = NeighborMemory.load(self.memory, search=self.search)
-        return lambda positions: label_rows(memory, positions, self.integration, dense=self.dense)
+    job_name = "label_qcp"
 
     @property
-    def labels(self) -> Mapping[str, str]:
-        return {}
+    def metric_labels(self) -> Mapping[str, str]:
+        return {"kind": _KIND, "preset": self.preset}
+
+    def setup(self) -> "LabelProcessor":
+        return LabelProcessor(NeighborMemory.load(self.memory, search=self.search), self.integration, self.dense)
 
 
-def run_label_job(config: LabelJobConfig) -> dict[str, Any]:
-    """Label every row of the memory; what the last line of the job's output says.
+@dataclass(frozen=True)
+class LabelProcessor:
+    """An open memory, whose rows are labeled."""
 
-    A rerun computes what is missing or retryable, and nothing else.
-    """
-    check_solver(config.preset.integration.solver)
-    check_num_actors(config.pool, config.address)
-    workspace = Workspace(config)
-    if config.labels:
-        ShardedDirectory.check(Path(config.labels))
-    memory = _open_memory(workspace, config)
-    integration = config.preset.integration
+    memory: NeighborMemory
+    integration: IntegrationConfig
+    dense: bool
 
-    identity = _identity(memory, integration, dense=config.dense)
-    output = ShardedDirectory.start(
-        Path(config.labels).absolute() if config.labels else workspace.directory("labels", identity),
-        kind="labels",
-        identity=identity,
-        rows=len(memory),
-        rows_per_shard=config.rows_per_shard,
-        may_differ=("solver",),
-    )
-    task = LabelTask(str(memory.directory), config.search, integration, config.dense)
-    summary = run_unfinished([(output, task)], config, retryable=RETRYABLE_LABELS)
-    if summary.rows or not output.manifest["complete"] or output.manifest["run_id"] is None:
-        _finish(workspace, output, memory, summary)
-    else:
-        logger.info("every row is labeled already in %s", output.directory)
-    manifest = output.manifest
-    logger.info("labels: %s", output.directory)
-    logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
-    return {
-        "labels": str(output.directory),
-        "rows": manifest["rows"],
-        "rows_computed": summary.rows,
-        "rows_per_second": manifest["rows_per_second"],
-        "solver": integration.solver,
-        "statuses": manifest["statistics"]["statuses"],
-        "run_id": manifest["run_id"],
-        "tracking_uri": redacted(workspace.tracking_uri),
-    }
+    def process(self, positions: np.ndarray) -> pa.Table:
+        return label_rows(self.memory, positions, self.integration, dense=self.dense)
 
 
-def _identity(memory: NeighborMemory, integration: IntegrationConfig, *, dense: bool) -> dict[str, Any]:
+class LabelJob(ShardJob):
+    """Labels of every row of a memory."""
+
+    retryable = RETRYABLE_LABELS
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        *,
+        rows_per_shard: int = _ROWS_PER_SHARD,
+        dense: bool = False,
+        memory: str | None = None,
+        directory: str | None = None,
+    ) -> None:
+        """Plan the labels of a preset.
+
+        Args:
+            workspace: the preset.
+            rows_per_shard: rows of a shard.
+            dense: store the features too.
+            memory: directory of the memory to label; None for the preset's.
+            directory: where labels go; None for the place that their identity names.
+        """
+        super().__init__(workspace)
+        self._rows_per_shard = rows_per_shard
+        self._dense = dense
+        self._memory_directory = memory
+        self._directory = None if directory is None else Path(directory).absolute()
+
+    def prepare(self) -> Sequence[Units]:
+        if self._directory is not None:
+            ShardedDirectory.check(self._directory)
+        self.memory = self._open_memory()
+        integration = self.workspace.preset.integration
+        identity = label_identity(self.memory, integration, dense=self._dense)
+        self.output = ShardedDirectory.start(
+            self._directory or self.workspace.directory(_KIND, identity),
+            kind=_KIND,
+            identity=identity,
+            rows=len(self.memory),
+            rows_per_shard=self._rows_per_shard,
+            may_differ=("solver",),
+        )
+        preset, search = self.workspace.preset.name, self.workspace.search
+        task = LabelTask(preset, str(self.memory.directory), search, integration, self._dense)
+        return [[Unit(self.output, task)]]
+
+    def describe(self, output: ShardedDirectory, summary: RunSummary) -> Mapping[str, Any]:
+        statistics = _count_labels(output, self.memory)
+        figure = label_figure(statistics, f"{self.workspace.preset.name}: {statistics.rows} labels")
+        with atomic_file(output.directory / _FIGURE) as temporary:
+            figure.savefig(temporary, dpi=150, format="png")
+        retryable = sum(statistics.statuses[status] for status in RETRYABLE_LABELS)
+        if retryable:
+            logger.warning("%d rows were interrupted and can be tried again: run the same command", retryable)
+        return {
+            "statistics": statistics.as_dict(),
+            "stage_seconds": sum_stage_seconds(output),
+            "memory": {"directory": str(self.memory.directory), "fingerprint": self.memory.fingerprint},
+            "data": self.memory.manifest.get("data"),
+            "num_actors": summary.num_actors or output.manifest["num_actors"],
+            "rows_per_second": summary.rows_per_second or output.manifest["rows_per_second"],
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+
+    def report(self, summary: RunSummary) -> dict[str, Any]:
+        if self.output.manifest["run_id"] is None:
+            self.output.update(run_id=self.workspace.track(self._make_record(summary)))
+        if not summary.rows:
+            logger.info("every row is labeled already in %s", self.output.directory)
+        logger.info("labels: %s", self.output.directory)
+        manifest = self.output.manifest
+        return {
+            "labels": str(self.output.directory),
+            "rows": manifest["rows"],
+            "rows_computed": summary.rows,
+            "rows_per_second": manifest["rows_per_second"],
+            "solver": self.workspace.preset.integration.solver,
+            "statuses": manifest["statistics"]["statuses"],
+            "run_id": manifest["run_id"],
+        }
+
+    def _open_memory(self) -> NeighborMemory:
+        """Open the memory to label; InputError if it was built with other networks than the preset's."""
+        workspace = self.workspace
+        if self._memory_directory is None:
+            return ensure_memory(workspace)
+        memory = NeighborMemory.load(self._memory_directory, search=workspace.search)
+        memory.check_neighbors(workspace.preset.integration.neighbors, leave_one_out=True)
+        check_backbone(memory, find_backbone(workspace))
+        check_metric(memory, find_metric(workspace))
+        return memory
+
+    def _make_record(self, summary: RunSummary) -> RunRecord:
+        """Return the tracked run of finished labels."""
+        manifest, memory, preset = self.output.manifest, self.memory, self.workspace.preset
+        statistics, rows = manifest["statistics"], manifest["rows"]
+        statuses: Mapping[str, int] = statistics["statuses"]
+        rate = {"rows_per_second": manifest["rows_per_second"]} if manifest["rows_per_second"] else {}
+        return RunRecord(
+            experiment=preset.name,
+            kind=_KIND,
+            name=f"labels {preset.integration.solver} K={preset.integration.neighbors}",
+            job="label_qcp",
+            result={"directory": self.output.directory},
+            outcome=statistics,
+            params={
+                **manifest["identity"],
+                "data_set": preset.data_set,
+                "memory_directory": memory.directory.name,
+                "rows_per_shard": manifest["rows_per_shard"],
+            },
+            metrics={
+                "rows": rows,
+                "rows_computed": summary.rows,
+                "num_actors": manifest["num_actors"],
+                "share_relaxed": statuses.get(Status.RELAXED.label, 0) / rows,
+                "share_infeasible": statuses.get(Status.INFEASIBLE.label, 0) / rows,
+                **rate,
+                **{f"rows_{status}": count for status, count in statuses.items()},
+            },
+            # A chart of rows over the number of relaxations: the step is that number.
+            series={
+                "rows_by_relaxations": sorted(
+                    (int(number), count) for number, count in statistics["relaxations"].items()
+                )
+            },
+            data=DataRecord(
+                name=f"{preset.data_set}/{memory.manifest.get('split')}",
+                digest=memory.fingerprint,
+                origin=str(memory.directory),
+                rows=len(memory),
+            ),
+            artifacts=(self.output.directory / MANIFEST, self.output.directory / _FIGURE),
+            tags={"otad.directory": str(self.output.directory)},
+        )
+
+
+def label_identity(memory: NeighborMemory, integration: IntegrationConfig, *, dense: bool) -> dict[str, Any]:
+    """Return what labels depend on, of JSON types."""
     return {"memory": memory.fingerprint, "dense": dense, **to_jsonable(integration)}
 
 
-def ensure_labels(workspace: Workspace, memory: NeighborMemory, *, search: str = "torch") -> Path:
-    """The directory of the preset's labels; made first where they are missing or not complete."""
-    identity = _identity(memory, workspace.preset.integration, dense=False)
-    directory = workspace.directory("labels", identity)
+def ensure_labels(workspace: Workspace) -> ShardedDirectory:
+    """Return the preset's labels; make them first if they are missing or not complete."""
+    identity = label_identity(ensure_memory(workspace), workspace.preset.integration, dense=False)
+    directory = workspace.directory(_KIND, identity)
     if not (directory.is_dir() and open_labels(directory).manifest["complete"]):
-        workspace.refuse_to_build("labels", directory, "label_qcp")
-        options = workspace.options_for("address", "num_actors", "capacity_wait", "mosek_tokens")
-        run_label_job(LabelJobConfig(**options, search=search))
-    return directory
+        workspace.refuse_to_build(_KIND, directory, LabelTask.job_name)
+        check_workers(workspace)
+        run_shard_job(LabelJob(workspace))
+    return open_labels(directory)
 
 
 def open_labels(directory: Path) -> ShardedDirectory:
-    """A directory of labels; InputError where there is none."""
-    return ShardedDirectory.open(directory, kind="labels")
+    """Open a directory of labels; InputError if there is none."""
+    return ShardedDirectory.open(directory, kind=_KIND)
 
 
-def _open_memory(workspace: Workspace, config: LabelJobConfig) -> NeighborMemory:
-    if config.memory is None:
-        return ensure_memory(workspace, search=config.search)
-    memory = NeighborMemory.load(config.memory, search=config.search)
-    memory.check_neighbors(config.preset.integration.neighbors, leave_one_out=True)
-    check_backbone(memory, find_backbone(workspace))
-    check_metric(memory, find_metric(workspace))
-    return memory
-
-
-def _finish(workspace: Workspace, output: ShardedDirectory, memory: NeighborMemory, summary: RunSummary) -> None:
-    statistics = _reconcile(output, memory)
-    figure = label_figure(statistics, f"{workspace.preset.name}: {statistics.rows} labels")
-    with atomic_file(output.directory / _FIGURE) as temporary:
-        figure.savefig(temporary, dpi=150, format="png")
-    retryable = sum(statistics.statuses[status] for status in RETRYABLE_LABELS)
-    output.update(
-        complete=retryable == 0,
-        statistics=statistics.as_dict(),
-        stage_seconds=stage_seconds(output),
-        memory={"directory": str(memory.directory), "fingerprint": memory.fingerprint},
-        data=memory.manifest.get("data"),
-        num_actors=summary.num_actors or output.manifest["num_actors"],
-        rows_per_second=summary.rows_per_second or output.manifest["rows_per_second"],
-        versions=versions(),
-        finished=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    )
-    if retryable:
-        logger.warning("%d rows were interrupted and can be tried again: run the same command", retryable)
-    output.update(run_id=workspace.track(_record(workspace, output, memory, statistics, summary)))
-
-
-def _reconcile(output: ShardedDirectory, memory: NeighborMemory) -> LabelStatistics:
-    """Count the rows, a shard at a time; RetryableError unless every id of the memory is there exactly once."""
-    output.refuse_strangers()
+def _count_labels(output: ShardedDirectory, memory: NeighborMemory) -> LabelStatistics:
+    """Count the labels, a shard at a time; RetryableError unless every id of the memory is there exactly once."""
     statistics = LabelStatistics()
     for shard, table in output.tables(LabelStatistics.COLUMNS):
-        if not np.array_equal(table["id"].to_numpy(), memory.ids[shard.start : shard.stop].numpy()):
-            path = shard.path(output.directory)
-            raise RetryableError(f"{path} does not hold the ids it should; delete it and run again")
+        output.check_ids(shard, table, memory.ids[shard.start : shard.stop].numpy())
         statistics.add(table)
     return statistics
-
-
-def _record(
-    workspace: Workspace,
-    output: ShardedDirectory,
-    memory: NeighborMemory,
-    statistics: LabelStatistics,
-    summary: RunSummary,
-) -> RunRecord:
-    manifest = output.manifest
-    rate = {"rows_per_second": manifest["rows_per_second"]} if manifest["rows_per_second"] else {}
-    return RunRecord(
-        experiment=workspace.preset.name,
-        kind="labels",
-        result={"directory": output.directory},
-        outcome=statistics.as_dict(),
-        params={
-            **manifest["identity"],
-            "data_set": workspace.preset.data_set,
-            "memory_directory": memory.directory.name,
-            "rows_per_shard": manifest["rows_per_shard"],
-        },
-        metrics={
-            "rows": statistics.rows,
-            "rows_computed": summary.rows,
-            "num_actors": manifest["num_actors"],
-            "share_relaxed": statistics.statuses[Status.RELAXED.label] / statistics.rows,
-            "share_infeasible": statistics.statuses[Status.INFEASIBLE.label] / statistics.rows,
-            **rate,
-            **{f"rows_{status}": count for status, count in statistics.statuses.items()},
-        },
-        # A chart of rows over the number of relaxations: the step is that number.
-        series={"rows_by_relaxations": sorted(statistics.relaxations.items())},
-        data=DataRecord(
-            name=f"{workspace.preset.data_set}/{memory.manifest.get('split')}",
-            digest=memory.fingerprint,
-            origin=str(memory.directory),
-            rows=len(memory),
-        ),
-        artifacts=(output.directory / MANIFEST, output.directory / _FIGURE),
-        tags={"otad.directory": str(output.directory)},
-    )

@@ -1,23 +1,21 @@
-"""A preset's metric net: where it lies, and how a missing one is trained."""
+"""A preset's metric net: where it lies, what it depends on, and how a missing one is trained."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import nn
 
 from otad_ray.artifacts import file_sha256, to_jsonable
 from otad_ray.data import Batch, Rows
-from otad_ray.engine.training import SampleTask, Trainer, train_here
+from otad_ray.engine.training import Trainer, train_here
 from otad_ray.errors import InputError
 from otad_ray.evaluation import neighbor_accuracy
 from otad_ray.models import (
-    NO_METRIC,
     MetricNet,
     MetricNetConfig,
     build_metric_net,
@@ -25,10 +23,9 @@ from otad_ray.models import (
     metric_net_config,
     save_metric_net,
 )
-from otad_ray.options import TrainJobConfig
-from otad_ray.presets import Preset
-from otad_ray.recipes.backbone import check_neighbors, check_rows, held_out_split
-from otad_ray.recipes.networks import TrainedNetwork, ensure_network, find_network, train_job
+from otad_ray.recipes.backbone import check_num_neighbors, check_rows, held_out_split
+from otad_ray.recipes.networks import NetworkRecipe, Trained, ensure_network, find_network
+from otad_ray.recipes.sample_task import SampleTask
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.training import LoopConfig, train_metric_net
 
@@ -39,7 +36,7 @@ _SEED = 0
 
 @dataclass(frozen=True, kw_only=True)
 class MetricTask(SampleTask):
-    """A preset's metric net, trained on the rows of its backbone."""
+    """The training of a preset's metric net, on the rows of its backbone."""
 
     @property
     def config(self) -> LoopConfig:
@@ -55,25 +52,77 @@ class MetricTask(SampleTask):
         train_metric_net(net, inputs, labels, self.preset.metric_training, on_epoch=self.report, store=self.store)
 
 
-def ensure_metric(workspace: Workspace, trainer: Trainer = train_here) -> tuple[Path, MetricNet] | None:
-    """The preset's trained metric net and its directory; trained first where missing. None for a preset without."""
+class MetricNetRecipe(NetworkRecipe[MetricNet]):
+    """A preset's metric net."""
+
+    kind = "metric"
+    title = "metric net"
+    job = "train_metric"
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        preset, definition = self.workspace.preset, self.workspace.definition
+        weights = preset.metric.weights
+        return {
+            "data": self.workspace.rows(preset.training.rows).fingerprint,
+            "architecture": preset.metric.architecture,
+            "metric": to_jsonable(metric_net_config(preset.metric, shape=definition.shape)),
+            "weights": None if weights is None else file_sha256(Path(weights)),
+            "training": to_jsonable(preset.metric_training),
+        }
+
+    @property
+    def variant(self) -> str:
+        return self.workspace.preset.metric.architecture
+
+    @property
+    def task(self) -> MetricTask:
+        return MetricTask.of(self.workspace)
+
+    def check(self) -> None:
+        check_rows(self.workspace)
+
+    def measure(self, network: MetricNet) -> Mapping[str, float]:
+        """Measure whether neighbors are of one class, by the accuracy of their vote on held-out rows."""
+        preset, split = self.workspace.preset, held_out_split(self.workspace)
+        known = _take_sample(self.workspace.rows(preset.training.rows), _VOTERS)
+        asked = _take_sample(self.workspace.rows(split), _VOTES)
+        accuracies = neighbor_accuracy(network, known, asked, neighbors=preset.integration.neighbors)
+        metrics = {f"{split}_{name}": value for name, value in accuracies.items()}
+        bound = network.lipschitz_bound()
+        return metrics if bound is None else {**metrics, "lipschitz_bound": bound}
+
+    def save(self, directory: Path, network: MetricNet) -> None:
+        save_metric_net(directory, network)
+
+    def load(self, directory: Path) -> MetricNet:
+        return load_metric_net(directory)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        return {"metric": self.workspace.preset.metric, "metric_training": self.workspace.preset.metric_training}
+
+
+def ensure_metric(workspace: Workspace, trainer: Trainer = train_here) -> Trained[MetricNet] | None:
+    """Return the preset's trained metric net and its directory; train it first if it is missing.
+
+    Returns:
+        The net, or None for a preset without one.
+    """
     if not workspace.preset.has_metric:
         return None
     check_metric_options(workspace)
-    check_neighbors(workspace)
-    directory = ensure_network(workspace, _metric_net(workspace), trainer)
-    return directory, load_metric_net(directory)
+    check_num_neighbors(workspace)
+    return ensure_network(MetricNetRecipe(workspace), trainer)
 
 
 def find_metric(workspace: Workspace) -> MetricNet | None:
-    """The preset's trained metric net, None for a preset without; InputError where there is none yet."""
-    if not workspace.preset.has_metric:
-        return None
-    return load_metric_net(find_network(workspace, _metric_net(workspace)))
+    """Return the preset's trained metric net, None for a preset without one; InputError if there is none yet."""
+    return find_network(MetricNetRecipe(workspace)) if workspace.preset.has_metric else None
 
 
 def check_metric_options(workspace: Workspace) -> None:
-    """InputError, before any work, for a metric net that the preset's samples do not fit."""
+    """Refuse, before any work, a metric net that does not fit the preset's samples."""
     preset, definition = workspace.preset, workspace.definition
     if not preset.has_metric:
         return
@@ -95,67 +144,11 @@ def check_metric_options(workspace: Workspace) -> None:
 
 @cache
 def _check_weights(options: MetricNetConfig, shape: tuple[int, ...]) -> None:
-    """InputError for weights that do not fit, before a backbone is trained beside them; a file is read for it once."""
+    """Refuse weights that do not fit, before a backbone is trained beside them; a file is read for it once."""
     with torch.random.fork_rng([]):
         build_metric_net(options, shape=shape)
 
 
-def _metric_net(workspace: Workspace) -> TrainedNetwork:
-    preset, definition = workspace.preset, workspace.definition
-    rows = workspace.rows(preset.training.rows)
-    return TrainedNetwork(
-        kind="metric",
-        job="train_metric",
-        identity={
-            "data": rows.fingerprint,
-            "architecture": preset.metric.architecture,
-            "metric": to_jsonable(metric_net_config(preset.metric, shape=definition.shape)),
-            "weights": _digest(preset),
-            "training": to_jsonable(preset.metric_training),
-        },
-        check=partial(check_rows, workspace),
-        task=MetricTask.of(workspace),
-        measure=partial(_measure, workspace),
-        save=save_metric_net,
-        params={"metric": preset.metric, "metric_training": preset.metric_training},
-        manifest={},
-    )
-
-
-def _digest(preset: Preset) -> str | None:
-    weights = preset.metric.weights
-    return None if weights is None else file_sha256(Path(weights))
-
-
-def _measure(workspace: Workspace, net: nn.Module) -> dict[str, float]:
-    """Whether neighbors are of one class: accuracies of a vote among them, held-out rows against training rows."""
-    assert isinstance(net, MetricNet)
-    preset, split = workspace.preset, held_out_split(workspace)
-    known, asked = (
-        _sample(workspace.rows(part), count) for part, count in ((preset.training.rows, _VOTERS), (split, _VOTES))
-    )
-    accuracies = neighbor_accuracy(net, known, asked, neighbors=preset.integration.neighbors)
-    metrics = {f"{split}_{name}": value for name, value in accuracies.items()}
-    bound = net.lipschitz_bound()
-    return metrics if bound is None else {**metrics, "lipschitz_bound": bound}
-
-
-def _sample(rows: Rows, count: int) -> Batch:
-    """A seeded sample of so many rows, or all of fewer."""
+def _take_sample(rows: Rows, count: int) -> Batch:
+    """Return a seeded sample of `count` rows, or all of fewer."""
     return rows.take(np.sort(np.random.default_rng(_SEED).permutation(len(rows))[:count]))
-
-
-def run_metric_training(config: TrainJobConfig) -> dict[str, Any]:
-    """The training job of a metric net; what the last line of its output says."""
-    if not config.preset.has_metric:
-        raise InputError(
-            f"preset {config.preset.name!r} has no metric net (metric.architecture is {NO_METRIC!r}): its points are "
-            "searched themselves; give one with --metric.architecture"
-        )
-
-    def ensure(workspace: Workspace, trainer: Trainer) -> Path:
-        found = ensure_metric(workspace, trainer)
-        assert found is not None
-        return found[0]
-
-    return train_job(config, "metric", ensure)

@@ -1,135 +1,174 @@
-"""Networks that jobs train: where each lies, how a missing one is made, and how it is told about."""
+"""Networks that jobs train: where each lies, what it depends on, and how a missing one is made."""
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from torch import Tensor, nn
+from torch import nn
 
-from otad_ray.artifacts import (
-    MANIFEST,
-    atomic_directory,
-    one_at_a_time,
-    read_manifest,
-    to_jsonable,
-    versions,
-    write_json,
-)
-from otad_ray.certification import attention_report
-from otad_ray.engine.capacity import capacity_wait
-from otad_ray.engine.ray_session import check_num_workers
+from otad_ray.artifacts import MANIFEST, atomic_directory, one_at_a_time, to_jsonable, write_json
 from otad_ray.engine.training import Trainer, TrainingTask
 from otad_ray.errors import InputError
-from otad_ray.models import Attention
-from otad_ray.options import TrainJobConfig
-from otad_ray.recipes.workspace import Workspace, data_record, track_once
+from otad_ray.machine import versions
+from otad_ray.recipes.workspace import Workspace, describe_data, track_once
 from otad_ray.tracking import RunRecord
 
 logger = logging.getLogger(__name__)
 
-# Kinds of artifacts as people call them.
-_CALLED = {"backbone": "backbone", "metric": "metric net", "cip_net": "CIP-net"}
+Network = TypeVar("Network", bound=nn.Module)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainedNetwork:
+class Trained(NamedTuple, Generic[Network]):
+    """A trained network, and the directory that it lies in."""
+
+    directory: Path
+    network: Network
+
+
+class NetworkRecipe(ABC, Generic[Network]):
     """A network of a preset, whether it is there or still to be trained.
 
-    kind: of artifact, and its folder. job: the script that trains it. identity: what it depends on, of JSON types.
-    check: InputError for input that cannot be trained on, before any work. task: its training, given where states lie.
-    measure: metrics of the finished network. save: writes it into a directory. params: for its tracked run, and
-    manifest: what else its manifest says.
+    Attributes:
+        kind: kind of artifact, and its folder.
+        title: what people call it.
+        job: the job that trains it.
+        workspace: where it lies.
     """
 
-    kind: str
-    job: str
-    identity: Mapping[str, Any]
-    check: Callable[[], None]
-    task: TrainingTask
-    measure: Callable[[nn.Module], Mapping[str, float]]
-    save: Callable[[Path, Any], None]
-    params: Mapping[str, Any]
-    manifest: Mapping[str, Any]
+    kind: ClassVar[str]
+    title: ClassVar[str]
+    job: ClassVar[str]
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    @property
+    @abstractmethod
+    def identity(self) -> Mapping[str, Any]:
+        """What the network depends on, of JSON types."""
+
+    @property
+    @abstractmethod
+    def variant(self) -> str:
+        """Which network of its kind it is, in the name of its tracked run."""
+
+    @property
+    @abstractmethod
+    def task(self) -> TrainingTask:
+        """Its training; where checkpoints lie is filled in later."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Refuse input that cannot be trained on, before any work."""
+
+    @abstractmethod
+    def measure(self, network: Network) -> Mapping[str, float]:
+        """Return the metrics of the finished network."""
+
+    @abstractmethod
+    def save(self, directory: Path, network: Network) -> None:
+        """Write the network into a directory."""
+
+    @abstractmethod
+    def load(self, directory: Path) -> Network:
+        """Read the network from a directory."""
+
+    @property
+    @abstractmethod
+    def params(self) -> Mapping[str, Any]:
+        """Parameters of its tracked run."""
+
+    @property
+    def manifest_fields(self) -> Mapping[str, Any]:
+        """What else its manifest says, of JSON types."""
+        return {}
+
+    @property
+    def directory(self) -> Path:
+        """Where the network lies, or will."""
+        return self.workspace.directory(self.kind, self.identity)
 
 
-def network_directory(workspace: Workspace, network: TrainedNetwork) -> Path:
-    """Where a network lies, or will."""
-    return workspace.directory(network.kind, network.identity)
-
-
-def find_network(workspace: Workspace, network: TrainedNetwork) -> Path:
-    """The directory of a trained network, for a memory that was built with it; InputError where there is none yet."""
-    directory = network_directory(workspace, network)
+def find_network(recipe: NetworkRecipe[Network]) -> Network:
+    """Return a trained network, for a memory that was built with it; InputError if there is none yet."""
+    directory, preset = recipe.directory, recipe.workspace.preset
     if not directory.is_dir():
         raise InputError(
-            f"the {_CALLED[network.kind]} of preset {workspace.preset.name!r} is not in {directory}, so no memory can "
+            f"the {recipe.title} of preset {preset.name!r} is not in {directory}, so no memory can "
             "have been built with it; leave out --memory, or give the options and the storage that it was built with"
         )
-    return directory
+    return recipe.workspace.open_once(directory, lambda: Trained(directory, recipe.load(directory))).network
 
 
-def ensure_network(workspace: Workspace, network: TrainedNetwork, trainer: Trainer) -> Path:
-    """The directory of a trained network; trained first where it is missing.
+def ensure_network(recipe: NetworkRecipe[Network], trainer: Trainer) -> Trained[Network]:
+    """Return a trained network and its directory; train it first if it is missing.
 
-    A killed training is continued, by whichever trainer: the states in `<hash>.training` beside the directory are
-    those of the loop they share.
+    A killed training is continued, by whichever trainer: its checkpoints in `<hash>.training` beside the directory
+    are those of the loop that all trainers share.
     """
-    directory = network_directory(workspace, network)
-    if not directory.is_dir():
-        workspace.refuse_to_build(_CALLED[network.kind], directory, network.job)
-        with one_at_a_time(directory.with_name(f".{directory.name}.lock")):
-            # Another job may have trained it while this one waited.
-            if not directory.is_dir():
-                _train(network, directory, trainer)
-    track_once(workspace, directory, network.kind, partial(_run_record, network=network))
-    return directory
+    directory, workspace = recipe.directory, recipe.workspace
+
+    def open_network() -> Trained[Network]:
+        if not directory.is_dir():
+            workspace.refuse_to_build(recipe.title, directory, recipe.job)
+            with one_at_a_time(directory.with_name(f".{directory.name}.lock")):
+                # Another job may have trained it while this one waited.
+                if not directory.is_dir():
+                    _train(recipe, trainer)
+        track_once(workspace, directory, recipe.kind, lambda place, manifest: _make_record(recipe, place, manifest))
+        return Trained(directory, recipe.load(directory))
+
+    return workspace.open_once(directory, open_network)
 
 
-def _train(network: TrainedNetwork, directory: Path, trainer: Trainer) -> None:
-    network.check()
+def _train(recipe: NetworkRecipe[Network], trainer: Trainer) -> None:
+    """Train a network, measure it, and write it to its directory."""
+    recipe.check()
+    directory = recipe.directory
     state = directory.with_name(f"{directory.name}.training")
-    task = replace(network.task, state=state)
-    logger.info("training the %s (%d rows)", _CALLED[network.kind], task.num_rows)
+    task = replace(recipe.task, state=state)
+    logger.info("training the %s (%d rows)", recipe.title, task.num_rows)
     try:
         trainer(task)
     except FloatingPointError as error:
-        # Going on from its states would end the same way.
+        # Going on from its checkpoints would end the same way.
         shutil.rmtree(state, ignore_errors=True)
         raise InputError(f"training diverged: {error}") from error
     trained, history = task.result()
     last = history[-1].values()
-    # Of the rows that were trained on; loss and energy have no other.
+    # Loss and energy are only known on the rows that were trained on, so that their names need not say so.
     shared = {name: last.pop(name) for name in ("loss", "energy") if name in last}
-    metrics = shared | {f"train_{name}": value for name, value in last.items()} | dict(network.measure(trained))
+    metrics = shared | {f"train_{name}": value for name, value in last.items()} | dict(recipe.measure(trained))  # type: ignore[arg-type]
     with atomic_directory(directory) as temporary:
-        network.save(temporary, trained)
+        recipe.save(temporary, trained)  # type: ignore[arg-type]
         manifest = {
-            "kind": network.kind,
-            "identity": network.identity,
+            "kind": recipe.kind,
+            "identity": recipe.identity,
             "metrics": metrics,
             "history": [{"epoch": epoch.epoch, **epoch.values()} for epoch in history],
             "rows": task.num_rows,
-            **network.manifest,
+            **recipe.manifest_fields,
             "versions": versions(),
         }
         write_json(temporary / MANIFEST, manifest)
     shutil.rmtree(state, ignore_errors=True)
 
 
-def _run_record(
-    workspace: Workspace, directory: Path, manifest: dict[str, Any], *, network: TrainedNetwork
-) -> RunRecord:
-    preset = workspace.preset
+def _make_record(recipe: NetworkRecipe[Network], directory: Path, manifest: dict[str, Any]) -> RunRecord:
+    """Return the tracked run of a finished network."""
+    preset = recipe.workspace.preset
     return RunRecord(
         experiment=preset.name,
-        kind=network.kind,
+        kind=recipe.kind,
+        name=f"{recipe.kind} {recipe.variant}",
+        job=recipe.job,
         result={"directory": directory},
         outcome=manifest["metrics"],
-        params=to_jsonable({"data_set": preset.data_set, **network.params, **network.manifest}),
+        params=to_jsonable({"data_set": preset.data_set, **recipe.params, **recipe.manifest_fields}),
         metrics=manifest["metrics"],
         # The whole history, also of epochs before a restart, in the one run that a finished network gets.
         series={
@@ -137,41 +176,7 @@ def _run_record(
             for name in manifest["history"][0]
             if name != "epoch"
         },
-        data=data_record(workspace, preset.training.rows),
+        data=describe_data(recipe.workspace, preset.training.rows),
         artifacts=(directory / MANIFEST,),
         tags={"otad.directory": str(directory)},
     )
-
-
-def attention_metrics(network: nn.Module, *inputs: Tensor) -> dict[str, float]:
-    """Theorem 1 of a network's attention blocks, on the tokens that inputs send into them; none without attention.
-
-    attention_<k>_radius: M, the largest norm of the tokens. _theorem: the bound (21). _sharper: the proof's, before
-    norms are replaced by larger ones. _lipschitz: the largest constant found at these tokens, which is below both.
-    """
-    if not any(isinstance(module, Attention) for module in network.modules()):
-        return {}
-    metrics: dict[str, float] = {}
-    for number, record in enumerate(attention_report(network, *inputs), start=1):
-        values = {
-            "radius": record.radius,
-            "theorem": record.bound.theorem,
-            "sharper": record.bound.sharper,
-            "lipschitz": record.largest,
-        }
-        shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items())
-        logger.info("attention %d of %s: %s", number, type(network).__name__, shown)
-        metrics |= {f"attention_{number}_{name}": value for name, value in values.items()}
-    return metrics
-
-
-def train_job(config: TrainJobConfig, kind: str, ensure: Callable[[Workspace, Trainer], Path]) -> dict[str, Any]:
-    """A training job, on Ray Train; what the last line of its output says."""
-    # It takes a second to import, which every actor of every job would wait for.
-    from otad_ray.engine.ray_train import train_on_ray
-
-    waits = capacity_wait(config.capacity_wait) > 0
-    check_num_workers(config.num_workers, config.address, use_gpu=config.use_gpu, waits=waits)
-    directory = ensure(Workspace(config), partial(train_on_ray, config=config))
-    manifest = read_manifest(directory, kind=kind)
-    return {kind: str(directory), "rows": manifest["rows"], **manifest["metrics"]}

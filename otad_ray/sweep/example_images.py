@@ -10,10 +10,11 @@ import torch
 from matplotlib.figure import Figure
 
 from otad_ray.defenses import MemoryDefense
+from otad_ray.engine.task import Unit
 from otad_ray.evaluation import NO_PREDICTION, example_figure
 from otad_ray.recipes.workspace import Workspace
+from otad_ray.sweep.plan import SweepPlan
 from otad_ray.sweep.tasks import AttackTask
-from otad_ray.sweep.units import SweepPlan, Unit
 
 _SHOWN = 4
 _NEIGHBORS = 5
@@ -25,10 +26,11 @@ def adversarial_figure(
 ) -> Figure | None:
     """The samples that the least perturbations broke; None where nothing was broken, or where samples are no images."""
     shape = workspace.definition.shape
-    guide = units[0].task.source.open_guide(plan.search)
+    source = units[0].task.source
+    surrogate = source.open_surrogate(source.open())
     if len(shape) != 3 or shape[0] not in (1, 3):
         return None
-    examples = _least(units, plan.budgets[0].norm)
+    examples = _least(units, plan.norm)
     if not examples:
         return None
     adversarial = torch.tensor([_example(example) for example in examples]).view(-1, *shape)
@@ -44,8 +46,8 @@ def adversarial_figure(
     return example_figure(
         clean.numpy(),
         adversarial.numpy(),
-        _neighbors(workspace, guide, clean),
-        _neighbors(workspace, guide, adversarial),
+        _neighbors(workspace, surrogate, clean),
+        _neighbors(workspace, surrogate, adversarial),
         captions=captions,
         title=title,
         bounds=workspace.definition.bounds or (float(clean.min()), float(clean.max())),
@@ -83,9 +85,9 @@ def _example(example: _Example) -> list[float]:
 
 
 @torch.no_grad()
-def _neighbors(workspace: Workspace, guide: MemoryDefense, inputs: torch.Tensor) -> np.ndarray:
+def _neighbors(workspace: Workspace, surrogate: MemoryDefense, inputs: torch.Tensor) -> np.ndarray:
     """Training images (n, k, *shape) whose keys are nearest to those of images (n, *shape)."""
-    near, _ = guide.memory.search(guide.keys(inputs), min(_NEIGHBORS, len(guide.memory)))
+    near, _ = surrogate.memory.search(surrogate.keys(inputs), min(_NEIGHBORS, len(surrogate.memory)))
     # A memory holds the rows in their order.
     positions, place = near.unique(return_inverse=True)
     rows = workspace.rows(workspace.preset.training.rows)

@@ -1,95 +1,95 @@
-"""What a sweep consists of: for every defense, attack and budget a directory of records, and one of certificates."""
+"""The units of a sweep: for every defense, attack and budget a directory of records, and one of certificates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from otad_ray.artifacts import to_jsonable
-from otad_ray.attacks import ATTACKS, Attack, Budget
+from otad_ray.attacks import Budget, NamedAttack
 from otad_ray.engine.shards import ShardedDirectory
-from otad_ray.recipes.defenses import DefenseSource
+from otad_ray.engine.task import Unit
+from otad_ray.recipes.defense_source import DefenseSource
+from otad_ray.recipes.shard_job import Units
 from otad_ray.recipes.workspace import Workspace
-from otad_ray.sweep.tasks import COHORT_SIZE, AttackTask, CleanTask, Samples
-
-# Attacks that must break everything where nothing bounds them: they see whether the records would show it.
-SANITY_ATTACKS = ("neighbor_aware",)
+from otad_ray.sweep.plan import PlannedAttack, SweepPlan
+from otad_ray.sweep.probe import Probe
+from otad_ray.sweep.samples import COHORT_SIZE, Samples
+from otad_ray.sweep.tasks import ATTACK_KIND, CLEAN_KIND, AttackTask, CleanTask
 
 # Folders of a preset by kind of result.
-FOLDERS = {"attack": "attacks", "clean": "clean"}
-
-Task = TypeVar("Task", AttackTask, CleanTask)
+_FOLDERS = {ATTACK_KIND: "attacks", CLEAN_KIND: "clean"}
 
 
 @dataclass(frozen=True)
-class Unit(Generic[Task]):
-    """One directory of results, and the work that fills it."""
+class DefenseUnits:
+    """All that a sweep computes of a defense.
 
-    output: ShardedDirectory
-    task: Task
-
-
-@dataclass(frozen=True)
-class PlannedAttack:
-    """An attack of the sweep, and the number of samples that it is run on."""
-
-    name: str
-    samples: int
-
-    @property
-    def attack(self) -> Attack:
-        return ATTACKS[self.name]
-
-
-@dataclass(frozen=True)
-class SweepPlan:
-    """Everything that decides what a sweep's records are, apart from the defenses.
-
-    attacks: cheap ones first. budgets: eps ascending, in one norm. unbounded: for attacks that choose the norm
-    themselves, which are run once. sanity: a budget that reaches all inputs, for a check; None without bounds.
+    Attributes:
+        source: where the defense is.
+        probe: what it did with a few samples.
+        clean: its samples as they are.
+        attacks: its attacks, in the order of the plan.
     """
 
-    samples: Samples
-    attacks: tuple[PlannedAttack, ...]
-    budgets: tuple[Budget, ...]
-    unbounded: Budget
-    sanity: Budget | None
-    early_stop: bool
-    search: str
-    rows_per_shard: int
+    source: DefenseSource
+    probe: Probe
+    clean: Unit[CleanTask]
+    attacks: tuple[Unit[AttackTask], ...]
 
-    def budgets_of(self, planned: PlannedAttack) -> tuple[Budget, ...]:
-        """Budgets that an attack is run with."""
-        if planned.attack.chooses_norm:
-            return (self.unbounded,)
-        if self.sanity is None or planned.name not in SANITY_ATTACKS:
-            return self.budgets
-        return (*self.budgets, self.sanity)
+    @property
+    def outputs(self) -> list[ShardedDirectory]:
+        """Directories of all its results."""
+        return [self.clean.output, *(unit.output for unit in self.attacks)]
 
 
-def attack_units(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -> Iterator[Unit[AttackTask]]:
-    """Units of a defense in the order of the plan; with early stop each looks at those before it."""
+def plan_units(workspace: Workspace, plan: SweepPlan, source: DefenseSource, probe: Probe) -> DefenseUnits:
+    """Start, or continue, the directories of a defense's results."""
+    certified = probe.not_certified is None
+    clean = make_clean_unit(workspace, plan, source, certified=certified)
+    return DefenseUnits(source, probe, clean, tuple(make_attack_units(workspace, plan, source)))
+
+
+def order_units(plan: SweepPlan, defenses: Sequence[DefenseUnits]) -> list[Units]:
+    """Return the units in stages: all at once, cheap ones first; with early stop, attack by attack.
+
+    With early stop each attack looks at the records of those before it.
+    """
+    clean = [defense.clean for defense in defenses]
+    attacks = [unit for defense in defenses for unit in defense.attacks]
+    if not plan.early_stop:
+        return [[*clean, *sorted(attacks, key=lambda unit: unit.task.named.attack.cost.total)]]
+    by_attack = [[unit for unit in attacks if unit.task.name == planned.name] for planned in plan.attacks]
+    return [clean, *by_attack]
+
+
+def make_attack_units(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -> Iterator[Unit[AttackTask]]:
+    """Yield the units of a defense in the order of the plan; with early stop each looks at those before it."""
     before: list[Unit[AttackTask]] = []
     for planned in plan.attacks:
-        units = [_unit(workspace, plan, source, planned, budget, before) for budget in plan.budgets_of(planned)]
+        units = [
+            _make_attack_unit(workspace, plan, source, planned, budget, before) for budget in plan.budgets_of(planned)
+        ]
         yield from units
-        # What breaks everything without bounds is a check, and spares nobody.
+        # An attack that breaks everything because nothing bounds it is a check, and spares nobody.
         before += [unit for unit in units if plan.early_stop and unit.task.budget != plan.sanity]
 
 
-def clean_unit(workspace: Workspace, plan: SweepPlan, source: DefenseSource, *, certified: bool) -> Unit[CleanTask]:
-    """What a defense does with the samples as they are."""
+def make_clean_unit(
+    workspace: Workspace, plan: SweepPlan, source: DefenseSource, *, certified: bool
+) -> Unit[CleanTask]:
+    """Return the unit of a defense's samples as they are."""
     identity = {
         "defense": source.fingerprint,
-        "guide": Path(source.guide).name,
+        "guide": Path(source.surrogate).name,
         "certified": certified,
-        **_sample_identity(workspace, plan.samples),
+        **_identify_samples(workspace, plan.samples),
     }
-    output = _start(workspace, plan, "clean", identity, plan.samples.count)
-    return Unit(output, CleanTask(plan.samples, source, plan.search, certified))
+    output = _start(workspace, plan, CLEAN_KIND, identity, plan.samples.count)
+    return Unit(output, CleanTask(plan.samples, source, certified))
 
 
-def _unit(
+def _make_attack_unit(
     workspace: Workspace,
     plan: SweepPlan,
     source: DefenseSource,
@@ -97,30 +97,37 @@ def _unit(
     budget: Budget,
     before: Sequence[Unit[AttackTask]],
 ) -> Unit[AttackTask]:
-    # An example found with a smaller budget breaks the sample with a larger one too. What chooses the norm may break it
-    # with less than any budget so far, and has no budget to be compared.
+    # An example found with a smaller budget breaks the sample with a larger one too. An attack that chooses the norm
+    # may break it with less than any budget so far, and has no budget to be compared.
     reached = () if planned.attack.chooses_norm else before
     earlier = [str(unit.output.directory) for unit in reached if unit.task.budget.eps <= budget.eps]
     samples = replace(plan.samples, count=planned.samples)
-    task = AttackTask(samples, source, planned.name, planned.attack, budget, plan.search, tuple(earlier))
+    task = AttackTask(samples, source, planned.named, budget, tuple(earlier))
     identity = {
         "defense": source.fingerprint,
-        "guide": Path(source.guide).name,
-        "attack": {"name": planned.name, **to_jsonable(planned.attack), **_revision(planned.attack)},
+        # The key is older than the word surrogate, and existing records lie under it.
+        "guide": Path(source.surrogate).name,
+        "attack": _identify_attack(planned.named),
         # JSON knows no infinity.
         "budget": {**to_jsonable(budget), "eps": str(budget.eps)},
         "earlier": [Path(path).name for path in earlier],
-        **_sample_identity(workspace, samples),
+        **_identify_samples(workspace, samples),
     }
-    return Unit(_start(workspace, plan, "attack", identity, planned.samples), task)
+    return Unit(_start(workspace, plan, ATTACK_KIND, identity, planned.samples), task)
 
 
-def _revision(attack: Attack) -> dict[str, int]:
-    """Nothing for the first one, so that a later field changes no earlier identity."""
-    return {"revision": attack.revision} if attack.revision > 1 else {}
+def _identify_attack(named: NamedAttack) -> dict[str, Any]:
+    """Return what records depend on of an attack: its settings and, of a user's own, its file.
+
+    A first revision is left out: the field came later, and changed no earlier identity.
+    """
+    attack = named.attack
+    revision = {"revision": attack.revision} if attack.revision > 1 else {}
+    file = {} if named.fingerprint is None else {"file": named.fingerprint}
+    return {"name": named.name, **to_jsonable(attack), **revision, **file}
 
 
-def _sample_identity(workspace: Workspace, samples: Samples) -> dict[str, Any]:
+def _identify_samples(workspace: Workspace, samples: Samples) -> dict[str, Any]:
     return {
         "data": workspace.rows(samples.split).fingerprint,
         "split": samples.split,
@@ -131,7 +138,7 @@ def _sample_identity(workspace: Workspace, samples: Samples) -> dict[str, Any]:
 
 
 def _start(workspace: Workspace, plan: SweepPlan, kind: str, identity: dict[str, Any], rows: int) -> ShardedDirectory:
-    directory = workspace.directory(FOLDERS[kind], identity)
+    directory = workspace.directory(_FOLDERS[kind], identity)
     return ShardedDirectory.start(
         directory, kind=kind, identity=identity, rows=rows, rows_per_shard=plan.rows_per_shard
     )

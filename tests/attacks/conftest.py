@@ -1,5 +1,6 @@
 import pytest
-from nets import Trained, train_on_digits
+
+from helpers.nets import Trained, train_on_digits
 
 
 @pytest.fixture(scope="session")

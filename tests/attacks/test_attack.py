@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nets import BOUNDS, Counted, Trained
 from torch import Tensor, nn
 
+from helpers.nets import BOUNDS, Counted, Trained
 from otad_ray.attacks import (
     FGSM,
     PGD,
@@ -26,7 +26,7 @@ from otad_ray.attacks import (
 from otad_ray.defenses import KNN
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
-from otad_ray.models import FCNetConfig, FCResNet
+from otad_ray.models import FCNetArchitecture, FCResNet
 
 WITHIN_BUDGET = [
     Noise(draws=3),
@@ -147,7 +147,7 @@ def test_black_box_attacks_are_for_classes(trained: Trained, attack: Attack) -> 
 
 
 def test_a_memory_defense_is_its_own_surrogate(tmp_path, trained: Trained) -> None:
-    net = FCResNet(FCNetConfig(dimension=64, num_outputs=10, num_blocks=1)).eval()
+    net = FCResNet(FCNetArchitecture(dimension=64, num_outputs=10, num_blocks=1)).eval()
     points = trained.x[:50].flatten(1)
     parts = [points], [net.features(points).detach()], [trained.y[:50]], [torch.arange(50)]
     memory = NeighborMemory.build(tmp_path / "memory", None, *parts, provenance={"backbone": net.fingerprint()})

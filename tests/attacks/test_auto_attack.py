@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from nets import BOUNDS, Counted, Rounded, Trained, TwoClasses, accuracy, wilson_interval
 from pyautoattack import AutoAttack as Library
 from torch import Tensor, nn
 
+from helpers.nets import BOUNDS, Counted, Rounded, Trained, TwoClasses, accuracy, wilson_interval
 from otad_ray.attacks import AutoAttack, Budget, Streams, perturbation_norm
 from otad_ray.errors import InputError
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from fragile import LinearMetric, fragile_metric, knn, two_clouds
-from nets import BOUNDS, Counted, Rows, TwoClasses, accuracy
 
+from helpers.fragile import LinearMetric, fragile_metric, knn, two_clouds
+from helpers.nets import BOUNDS, Counted, Rows, TwoClasses, accuracy
 from otad_ray.attacks import Budget, MetricPGD, Noise, Streams, find_attack, perturbation_norm
 from otad_ray.errors import InputError
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from fragile import DIMENSION, LinearMetric, fragile_metric, knn, two_clouds
-from nets import accuracy
 
+from helpers.fragile import DIMENSION, LinearMetric, fragile_metric, knn, two_clouds
+from helpers.nets import accuracy
 from otad_ray.attacks import Budget, NeighborAware, Streams
 
 

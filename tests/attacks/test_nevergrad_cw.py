@@ -4,8 +4,8 @@ from math import inf
 
 import pytest
 import torch
-from nets import BOUNDS, Counted, Rows, Trained, TwoClasses, accuracy
 
+from helpers.nets import BOUNDS, Counted, Rows, Trained, TwoClasses, accuracy
 from otad_ray.attacks import Budget, NevergradCW, NevergradProjected, Streams, perturbation_norm
 from otad_ray.errors import InputError
 

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from nets import BOUNDS, Counted, Rounded, Rows, Trained, TwoClasses, accuracy, wilson_interval
 from torch import Tensor, nn
 
+from helpers.nets import BOUNDS, Counted, Rounded, Rows, Trained, TwoClasses, accuracy, wilson_interval
 from otad_ray.attacks import (
     FGSM,
     PGD,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from nets import BOUNDS, Counted, Rounded, Rows, Trained, TwoClasses, accuracy, wilson_interval
 from pyautoattack.square import SquareAttack
 
+from helpers.nets import BOUNDS, Counted, Rounded, Rows, Trained, TwoClasses, accuracy, wilson_interval
 from otad_ray.attacks import PGD, Budget, Square, Streams, perturbation_norm
 from otad_ray.errors import InputError
 

@@ -12,7 +12,7 @@ from otad_ray.cip import Regularity
 from otad_ray.defenses import KNN, OTAD, OTADNN, MemoryDefense
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory
-from otad_ray.models import Backbone, CipNet, CipNetConfig, MetricNet
+from otad_ray.models import Backbone, CipNet, CipNetArchitecture, MetricNet
 
 NEIGHBORS = 5
 CONVEXITIES = [None, 0.0, -0.5, 0.3]
@@ -50,7 +50,7 @@ def cip_net_of(memory: NeighborMemory, head: str) -> CipNet:
     """A CIP-net of random weights: for certificates its simplex head need not be near the solver."""
     torch.manual_seed(0)
     net = CipNet(
-        CipNetConfig(
+        CipNetArchitecture(
             num_neighbors=NEIGHBORS, num_coordinates=memory.points.shape[1], dimension=memory.features.shape[1],
             width=8, num_blocks=1, num_heads=2, hidden=8, dropout=0.0, head=head,
         )

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from chaos_disk import Disk
-from chaos_jobs import JOBS, LOOPBACK, PRESET, Job, Rows, run_here
-from chaos_verdict import Verdict
 from ray.cluster_utils import Cluster
 
+from helpers.chaos_disk import Disk
+from helpers.chaos_jobs import JOBS, LOOPBACK, PRESET, Job, Rows, run_here
+from helpers.chaos_verdict import Verdict
 from otad_ray.jobs.cli import parse
 from otad_ray.options import JobConfig
 from otad_ray.recipes.defenses import find_defenses
@@ -21,7 +21,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root with backbone, memory and defenses."""
     root = tmp_path_factory.mktemp("trained")
     workspace = Workspace(parse(JobConfig, [*PRESET, "--storage", str(root)], description=""))
-    find_defenses(workspace, ("otad",), "torch")
+    find_defenses(workspace, ("otad",))
     return root
 
 

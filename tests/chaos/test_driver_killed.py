@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from chaos_jobs import LABELS, Driver, Job, run_here, wait_for_shards, without_agents
-from chaos_verdict import Verdict
+
+from helpers.chaos_jobs import LABELS, Driver, Job, run_here, wait_for_shards, without_agents
+from helpers.chaos_verdict import Verdict
 
 # Of kills, those that fall into the start of a driver: imports, the cluster, the first actors.
 _EARLY = 0.25
@@ -46,6 +47,7 @@ def kill_in_a_row(
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_driver_killed_three_times(storage: Path, verdict: Verdict) -> None:
     """Each with a cluster of its own, which does not outlive it, but for its agents."""

@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chaos_jobs import LOOPBACK, Driver, Job, actors_below, leave_temporary, wait_for_shards
-from chaos_verdict import Verdict
 from ray.cluster_utils import Cluster
+
+from helpers.chaos_jobs import LOOPBACK, Driver, Job, actors_below, leave_temporary, wait_for_shards
+from helpers.chaos_verdict import Verdict
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

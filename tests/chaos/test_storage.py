@@ -7,15 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos_disk import Disk
-from chaos_jobs import LABELS, PRESET, Driver, Job, leave_temporary, run_here, wait_for_shards
-from chaos_verdict import Verdict, temporaries
 
+from helpers.chaos_disk import Disk
+from helpers.chaos_jobs import LABELS, PRESET, Driver, Job, leave_temporary, run_here, wait_for_shards
+from helpers.chaos_verdict import Verdict, temporaries
 from otad_ray.errors import RetryableError
 from otad_ray.jobs import cli
+from otad_ray.jobs.build_memory import run_memory_build
 from otad_ray.memory import NeighborMemory
 from otad_ray.options import JobConfig
-from otad_ray.recipes.memory import run_memory_build
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

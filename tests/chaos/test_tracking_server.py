@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from chaos_jobs import Job, run_here
-from chaos_verdict import Verdict
 
+from helpers.chaos_jobs import Job, run_here
+from helpers.chaos_verdict import Verdict
 from otad_ray.jobs.log_pending import LogPendingConfig, run_log_pending
 from otad_ray.tracking import pending_files
 

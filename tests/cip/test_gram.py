@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from instances import neighborhoods
 
+from helpers.instances import neighborhoods
 from otad_ray.cip import Regularity, gram_blocks, integrate
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import ot
 import pytest
 import torch
-from instances import exhaustive_dual, neighborhoods, primal_by_clarabel
 
+from helpers.instances import exhaustive_dual, neighborhoods, primal_by_clarabel
 from otad_ray.cip import Regularity, Status, gram_blocks, integrate, integrate_gram
 
 CONVEXITIES = (-0.5, 0.0, 0.3)

@@ -3,9 +3,9 @@
 import mosek
 import numpy as np
 import pytest
-from instances import neighborhoods
-from mosek_standin import install
 
+from helpers.instances import neighborhoods
+from helpers.mosek_standin import install
 from otad_ray.cip import (
     Regularity,
     SolverInterruptedError,

@@ -6,9 +6,9 @@ import clarabel
 import mosek
 import numpy as np
 import pytest
-from instances import neighborhoods
 from scipy import sparse
 
+from helpers.instances import neighborhoods
 from otad_ray.cip import Regularity, SolverUnavailableError, Status, check_solver, integrate
 from otad_ray.cip.solvers.mosek_primal import build_task
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from instances import neighborhoods
 from scipy.optimize import linprog
 
+from helpers.instances import neighborhoods
 from otad_ray.cip import Regularity, brenier_potentials
 
 

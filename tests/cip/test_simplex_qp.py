@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from instances import exhaustive_dual
 
+from helpers.instances import exhaustive_dual
 from otad_ray.cip.simplex_qp import solve_simplex_qp
 
 

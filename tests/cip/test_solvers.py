@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from instances import neighborhoods
 
+from helpers.instances import neighborhoods
 from otad_ray.cip import DualSimplex, Regularity, RowResult, Status, check_solver, integrate, solver_fingerprint
 from otad_ray.cip.solvers.conic import ConicPrimal
 from otad_ray.errors import InputError

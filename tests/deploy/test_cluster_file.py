@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from otad_ray.engine.capacity import CAPACITY_WAIT, MOSEK_TOKEN
+from otad_ray.engine.capacity import MOSEK_TOKEN
+from otad_ray.options import CAPACITY_WAIT
 
 REPOSITORY = Path(__file__).parents[2]
 CLUSTER = REPOSITORY / "cluster.yaml"
@@ -27,7 +28,7 @@ def validate(config: dict[str, Any]) -> None:
     validate_config(prepare_config(copy.deepcopy(config)))
 
 
-def test_ray_takes_it(cluster: dict[str, Any]) -> None:
+def test_cluster_file_is_accepted_by_ray(cluster: dict[str, Any]) -> None:
     validate(cluster)
 
 
@@ -89,7 +90,7 @@ def test_nothing_is_exposed_that_need_not_be(cluster: dict[str, Any]) -> None:
     assert 'chmod 600 "$HOME/.ray/auth_token"' in setup
 
 
-def test_what_is_mounted_is_there_and_installs(cluster: dict[str, Any]) -> None:
+def test_cluster_file_mounts_files_that_exist_and_install(cluster: dict[str, Any]) -> None:
     mounted = {target: source for target, source in cluster["file_mounts"].items() if target.startswith("~/otad/")}
     assert all(target == f"~/otad/{source}" for target, source in mounted.items())
     assert all((REPOSITORY / source).exists() for source in mounted.values())
@@ -108,7 +109,7 @@ def test_what_is_mounted_is_there_and_installs(cluster: dict[str, Any]) -> None:
     assert project["optional-dependencies"]["aws"]
 
 
-def test_what_is_to_be_filled_in_stands_in_two_places(cluster: dict[str, Any]) -> None:
+def test_cluster_file_names_its_placeholders_in_two_places(cluster: dict[str, Any]) -> None:
     first, block, rest = re.split(r"# -{4,}.*\n", CLUSTER.read_text())
     assert "FILL-IN" in block
     assert "FILL-IN" not in first + rest

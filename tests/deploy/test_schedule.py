@@ -118,7 +118,7 @@ def test_no_two_nights_at_once(night: Night) -> None:
     assert started.exists()
 
 
-def test_what_a_night_leaves_running_does_not_hold_the_lock(night: Night) -> None:
+def test_lock_is_not_held_by_processes_that_outlive_a_night(night: Night) -> None:
     """Ray's client may leave processes behind; the lock is the night's alone."""
     assert night.run("sleep 20 > /dev/null 2>&1 & echo $!").returncode == 0
     left = int(night.log.read_text().splitlines()[0])

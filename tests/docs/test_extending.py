@@ -6,7 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from worked_example import REPOSITORY, apply, commands, run
+
+from helpers.worked_example import REPOSITORY, apply, commands, run
 
 PAGE = REPOSITORY / "docs" / "extending.md"
 _PYTEST = "python -m pytest "

@@ -5,7 +5,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from worked_example import REPOSITORY, apply, commands, run
+
+from helpers.worked_example import REPOSITORY, apply, commands, run
 
 PAGE = REPOSITORY / "docs" / "first-run.md"
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from test_neighbor_memory import build
 
+from helpers.memories import build_memory
 from otad_ray.cip import Regularity, integrate
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, label_features, label_rows, label_schema
@@ -19,7 +19,7 @@ def memory(tmp_path: Path):
     points = torch.rand(80, 6, generator=generator)
     points[11] = points[10]  # neighbors at one point, with different features
     features = points + 0.3 * torch.rand(80, 6, generator=generator)
-    return build(tmp_path / "memory", points, features=features)
+    return build_memory(tmp_path / "memory", points, features=features)
 
 
 def test_rows_say_the_feature(memory) -> None:

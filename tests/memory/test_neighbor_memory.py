@@ -7,20 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.memories import build_memory
 from otad_ray.errors import InputError
 from otad_ray.memory import SEARCHES, NeighborMemory
-
-
-def build(directory: Path, points: torch.Tensor, *, batch: int = 64, **changes) -> NeighborMemory:
-    arrays = {
-        "points": points,
-        "features": 2 * points,
-        "labels": torch.arange(len(points)) % 3,
-        "ids": 100 + torch.arange(len(points)),
-        **changes,
-    }
-    batches = {name: array.split(batch) for name, array in arrays.items()}
-    return NeighborMemory.build(directory, batches.pop("keys", None), **batches, provenance={"backbone": "b"})
 
 
 def clustered(count: int, dimension: int, seed: int = 0) -> torch.Tensor:
@@ -41,7 +30,7 @@ def brute_force(points: torch.Tensor, query: torch.Tensor, k: int) -> tuple[np.n
 @pytest.mark.parametrize(("count", "dimension", "k"), [(500, 8, 10), (300, 200, 5), (12, 3, 12), (2000, 30, 1)])
 def test_search_is_exact(tmp_path: Path, search: str, count: int, dimension: int, k: int) -> None:
     points = clustered(count, dimension)
-    build(tmp_path / "memory", points)
+    build_memory(tmp_path / "memory", points)
     memory = NeighborMemory.load(tmp_path / "memory", search=search)
     query = points[:40] + 0.1
     index, distance = memory.search(query, k)
@@ -58,7 +47,7 @@ def test_search_agrees_with_faiss(tmp_path: Path) -> None:
     index = faiss.IndexFlatL2(64)
     index.add(points.numpy())
     distances, positions = index.search(query.numpy(), 10)
-    found, distance = build(tmp_path / "memory", points).search(query, 10)
+    found, distance = build_memory(tmp_path / "memory", points).search(query, 10)
     np.testing.assert_array_equal(found, positions)
     np.testing.assert_allclose(distance, np.sqrt(distances), rtol=1e-4)
 
@@ -68,7 +57,7 @@ def test_search_agrees_with_faiss(tmp_path: Path) -> None:
 def test_search_is_exact_at_any_scale(tmp_path: Path, search: str, scale: float) -> None:
     generator = torch.Generator().manual_seed(3)
     points = scale * torch.randn(400, 6, generator=generator)
-    build(tmp_path / "memory", points)
+    build_memory(tmp_path / "memory", points)
     index, _ = NeighborMemory.load(tmp_path / "memory", search=search).search(points[:30] * 1.01, 5)
     distances = torch.cdist(points[:30].double() * 1.01 / scale, points.double() / scale)
     np.testing.assert_array_equal(index, distances.argsort(1)[:, :5])
@@ -78,7 +67,7 @@ def test_many_candidates_are_measured_in_blocks(tmp_path: Path, monkeypatch: pyt
     """Far from the origin float32 says nothing, and every key is a candidate for every query."""
     monkeypatch.setattr("otad_ray.memory.search._BLOCK_BYTES", 1 << 16)
     points = 3000 + torch.randn(700, 4, generator=torch.Generator().manual_seed(4))
-    index, distance = build(tmp_path / "memory", points).search(points[:50], 3)
+    index, distance = build_memory(tmp_path / "memory", points).search(points[:50], 3)
     assert index[:, 0].tolist() == list(range(50))
     expected_index, expected_distance = brute_force(points, points[:50], 3)
     np.testing.assert_array_equal(index, expected_index)
@@ -88,7 +77,7 @@ def test_many_candidates_are_measured_in_blocks(tmp_path: Path, monkeypatch: pyt
 def test_leave_one_out_by_id(tmp_path: Path) -> None:
     points = torch.arange(6.0).unsqueeze(1)
     points[3] = 2.0  # an exact duplicate of row 2
-    memory = build(tmp_path / "memory", points)
+    memory = build_memory(tmp_path / "memory", points)
     index, distance = memory.search(points[[2, 0]], 2, exclude_ids=torch.tensor([102, 999]))
     assert index.tolist() == [[3, 1], [0, 1]]
     assert distance.tolist() == [[0, 1], [0, 1]]
@@ -97,7 +86,7 @@ def test_leave_one_out_by_id(tmp_path: Path) -> None:
 def test_keys_may_differ_from_points(tmp_path: Path) -> None:
     points = torch.rand(50, 5)
     keys = torch.arange(50.0).unsqueeze(1)
-    memory = build(tmp_path / "memory", points, keys=keys)
+    memory = build_memory(tmp_path / "memory", points, keys=keys)
     index, _ = memory.search(torch.tensor([[7.2]]), 3)
     assert index.tolist() == [[7, 8, 6]]
     torch.testing.assert_close(memory.features[index[0]], 2 * points[index[0]])
@@ -105,7 +94,7 @@ def test_keys_may_differ_from_points(tmp_path: Path) -> None:
 
 def test_arrays_are_read_back_and_mapped(tmp_path: Path) -> None:
     points = torch.rand(131, 4)
-    memory = build(tmp_path / "memory", points, batch=50)
+    memory = build_memory(tmp_path / "memory", points, batch=50)
     torch.testing.assert_close(memory.points, points)
     assert memory.ids.tolist() == list(range(100, 231))
     assert memory.labels.dtype == torch.int64
@@ -151,18 +140,18 @@ def test_build_takes_generators_in_lockstep(tmp_path: Path) -> None:
 )
 def test_build_refuses_bad_rows_and_leaves_nothing(tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        build(tmp_path / "memory", **{"points": torch.arange(4.0).unsqueeze(1), **changes})
+        build_memory(tmp_path / "memory", **{"points": torch.arange(4.0).unsqueeze(1), **changes})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_build_never_overwrites(tmp_path: Path) -> None:
-    build(tmp_path / "memory", torch.rand(4, 1))
+    build_memory(tmp_path / "memory", torch.rand(4, 1))
     with pytest.raises(InputError, match="never overwritten"):
-        build(tmp_path / "memory", torch.rand(4, 1))
+        build_memory(tmp_path / "memory", torch.rand(4, 1))
 
 
 def test_search_refuses(tmp_path: Path) -> None:
-    memory = build(tmp_path / "memory", torch.rand(5, 3))
+    memory = build_memory(tmp_path / "memory", torch.rand(5, 3))
     with pytest.raises(InputError, match="dimension 3"):
         memory.search(torch.rand(2, 4), 1)
     with pytest.raises(InputError, match="neighbors must be 1 to 5"):
@@ -187,7 +176,7 @@ def test_missing_and_broken_directories_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"no memory directory: it has no manifest\.json"):
         NeighborMemory.load(tmp_path / "empty")
-    build(tmp_path / "memory", torch.rand(50, 3))
+    build_memory(tmp_path / "memory", torch.rand(50, 3))
     points = tmp_path / "memory" / "points.npy"
     whole = points.read_bytes()
     for keep in (0, 60, len(whole) - 4):

@@ -11,7 +11,7 @@ from otad_ray.cip import Regularity, integrate
 from otad_ray.defenses import KNN, OTAD, load_defense
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory, integrate_neighbors, label_features, label_rows
-from otad_ray.models import ViT, ViTConfig
+from otad_ray.models import ViT, ViTArchitecture
 
 ROWS = 80
 RELAXING = Regularity(smoothness=1.05, strong_convexity=0.95, relax_smoothness=0.1, relax_strong_convexity=0.1)
@@ -21,7 +21,7 @@ CONFIG = IntegrationConfig(neighbors=6, regularity=RELAXING)
 @pytest.fixture(scope="module", params=["mean", "class_token"])
 def net(request) -> ViT:
     torch.manual_seed(0)
-    config = ViTConfig(
+    config = ViTArchitecture(
         shape=(1, 8, 8), num_outputs=4, patch_size=2, width=16, num_blocks=2, num_heads=2, hidden=16,
         pooling=request.param,
     )  # fmt: skip
@@ -129,7 +129,7 @@ def test_a_saved_defense_is_loaded(tmp_path: Path, net, images, kind: str) -> No
     assert torch.isfinite(queries.grad).all()
 
 
-def test_what_does_not_fit_is_refused(tmp_path: Path, net, images) -> None:
+def test_point_space_refuses_points_that_do_not_fit(tmp_path: Path, net, images) -> None:
     memory = build(tmp_path / "memory", net, images[:ROWS], full=False)
     arrays = {"labels": [memory.labels], "ids": [memory.ids]}
     with pytest.raises(InputError, match="must agree in shape; coordinates of points in a smaller space need"):

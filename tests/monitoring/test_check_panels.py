@@ -1,7 +1,7 @@
 """The comparison of `make dashboards-check`: what it expects of manifests, and that it sees a difference."""
 
-from check_panels import EXPECTED, Facts, Output, compare
-
+from helpers.check_panels import compare
+from helpers.expected_panels import EXPECTED, Facts, Output
 from otad_ray.monitoring.panels import PANELS
 
 LABELS = Output(
@@ -44,7 +44,7 @@ def test_every_panel_is_expected_to_show_something() -> None:
     assert all(EXPECTED[panel.title](FACTS) for panel in PANELS)
 
 
-def test_what_manifests_say() -> None:
+def test_expected_values_follow_from_manifests() -> None:
     assert expected("Rows done") == {"label_qcp digits": 8, "attack_sweep digits": 30}
     assert expected("Rows without a result") == {"labels": 2, "attack": 0, "clean": 0}
     assert expected("Rows by status") == {"labels solved": 6, "labels failed": 2, "attack ok": 20, "clean ok": 10}
@@ -59,7 +59,7 @@ def test_what_manifests_say() -> None:
     assert expected("Age of the last good night") == {"digits": 60}
 
 
-def test_a_difference_is_seen() -> None:
+def test_compare_finds_a_difference() -> None:
     (panel,) = [panel for panel in PANELS if panel.title == "Rows by status"]
     right = EXPECTED[panel.title](FACTS)
     assert all(line.agrees for line in compare(panel, right, FACTS))

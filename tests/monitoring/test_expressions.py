@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from local_servers import find_tool
 
+from helpers.local_servers import find_tool
 from otad_ray.monitoring.alerts import ALERTS, Alert, alert_rules
 from otad_ray.monitoring.panels import PANELS
 

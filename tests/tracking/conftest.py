@@ -1,6 +1,4 @@
-"""One storage root for all tests of a process: making a database takes seconds."""
-
-from pathlib import Path
+"""Each test meets the stores as a new process does."""
 
 import pytest
 
@@ -12,9 +10,3 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test finds its stores anew, as a process does."""
     monkeypatch.setattr(store, "_refused", set())
     monkeypatch.setattr(store, "_spent", {})
-
-
-@pytest.fixture(scope="session")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each test has an experiment of its own in it."""
-    return tmp_path_factory.mktemp("root")

@@ -18,7 +18,7 @@ from otad_ray.jobs.log_model import LogModelConfig
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import (
     BackboneConfig,
-    CipNetOptions,
+    CipNetConfig,
     MetricNetConfig,
     build_backbone,
     build_cip_net,
@@ -73,7 +73,7 @@ def files(root: Path, logged: LoggedModel) -> Path:
     return Path(model.artifact_location.removeprefix("file://"))
 
 
-def test_it_loads_elsewhere_without_pickle_and_gives_the_same_logits(
+def test_logged_model_loads_elsewhere_without_pickle_and_gives_the_same_logits(
     defense: Defense, root: Path, tmp_path: Path
 ) -> None:
     logged = log(root, "otad")
@@ -110,7 +110,7 @@ def test_a_defense_of_several_networks_is_logged_whole(root: Path) -> None:
         features = net.features(points)
     labels, ids = torch.zeros(30, dtype=torch.int64), torch.arange(30)
     memory = NeighborMemory.build(root / "m" / "keyed", [keys], [points], [features], [labels], [ids])
-    options = CipNetOptions(width=8, num_blocks=1, num_heads=2)
+    options = CipNetConfig(width=8, num_blocks=1, num_heads=2)
     cip_net = build_cip_net(options, neighbors=5, coordinates=64, dimension=64).eval()
     defense = OTADNN(net, memory, cip_net, IntegrationConfig(neighbors=5), metric)
     defense.save(root / "m" / "defenses" / "otad_nn")
@@ -119,7 +119,7 @@ def test_a_defense_of_several_networks_is_logged_whole(root: Path) -> None:
     torch.testing.assert_close(loaded(x[:4]), defense(x[:4]))
 
 
-def test_what_it_holds(defense: Defense, root: Path) -> None:
+def test_logged_model_holds_packages_and_networks_but_no_pickle(defense: Defense, root: Path) -> None:
     logged = log(root, "otad")
     directory = files(root, logged)
     held = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
@@ -132,6 +132,7 @@ def test_what_it_holds(defense: Defense, root: Path) -> None:
         "cip",
         "defenses",
         "errors.py",
+        "machine.py",
         "memory",
         "models",
         "stages.py",
@@ -148,7 +149,7 @@ def test_what_it_holds(defense: Defense, root: Path) -> None:
     assert not list(root.glob(".model-*"))
 
 
-def test_it_is_logged_and_registered_once(
+def test_model_is_logged_and_registered_once(
     defense: Defense, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Stores that MLflow opens of its own accord would be made here.

@@ -1,0 +1,56 @@
+"""The machine that results are computed on: its processor, its cores, and the versions of what is installed."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
+
+
+def num_cores() -> int:
+    """Return the number of cores that this process may use, which containers make fewer than the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the installed packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in _VERSIONED_PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_machine() -> dict[str, str]:
+    """Return processor, cores, memory and commit: every published number needs them beside it."""
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "processor": _processor(),
+        "cores": str(num_cores()),
+        "memory": f"{pages / 2**30:.0f} GiB",
+        # Outside a checkout, as in a submitted job, the variable says it.
+        "commit": find_commit(Path(__file__).parent) or os.environ.get("OTAD_COMMIT", "unknown"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def find_commit(directory: Path) -> str | None:
+    """Return the commit of a directory, with a plus sign if files differ from it; None outside a checkout."""
+    command = ["git", "describe", "--always", "--dirty=+", "--abbrev=7"]
+    try:
+        found = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,110 @@
+"""The two backends: Ray actors and this process write the same shards, and a local job imports no Ray."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.digits_jobs import ON_RAY, REPOSITORY, label_config, quick_preset
+from otad_ray.jobs.attack_sweep import run_attack_sweep
+from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
+from otad_ray.jobs.label_qcp import run_label_job
+from otad_ray.options import JobConfig
+from otad_ray.recipes.defenses import find_defenses
+from otad_ray.recipes.workspace import Workspace
+from otad_ray.sweep.config import SweepConfig
+
+LOCAL = {"local": True}
+
+
+def label(root: Path, **fields: Any) -> dict[str, Any]:
+    return run_label_job(label_config(root, rows_per_shard=300, **fields))
+
+
+def evaluate(root: Path, **fields: Any) -> dict[str, Any]:
+    return run_evaluation(
+        EvaluateConfig(preset=quick_preset(), storage=str(root), rows_per_shard=100, **{**LOCAL, **fields})
+    )
+
+
+def sweep(root: Path, **fields: Any) -> dict[str, Any]:
+    attacks = ("noise", "pgd", "neighbor_aware")
+    return run_attack_sweep(
+        SweepConfig(
+            preset=quick_preset(),
+            storage=str(root),
+            samples=110,
+            attacks=attacks,
+            eps=(0.5,),
+            **{**LOCAL, **fields},
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("trained")
+    find_defenses(Workspace(JobConfig(preset=quick_preset(), storage=str(root))), ("otad", "net"))
+    return root
+
+
+def read_shards(root: Path) -> dict[str, str]:
+    """Return all rows of each shard, as text: NaN is not equal to itself."""
+    return {
+        str(path.relative_to(root)): str(pq.read_table(path, partitioning=None).to_pylist())
+        for path in sorted(root.rglob("shard-*.parquet"))
+    }
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("run", [label, evaluate, sweep])
+def test_actors_and_this_process_write_identical_shards(
+    run: Callable[..., dict[str, Any]], trained: Path, tmp_path: Path
+) -> None:
+    shards = {}
+    for name, fields in (("actors", ON_RAY), ("here", LOCAL)):
+        root = Path(shutil.copytree(trained, tmp_path / name))
+        run(root, **fields)
+        shards[name] = read_shards(root)
+    assert shards["here"] == shards["actors"]
+    assert len(shards["here"]) > 3
+
+
+NO_RAY = """
+import json, sys
+from otad_ray.jobs.{module} import {run}
+from otad_ray.jobs.cli import parse
+from {config_module} import {config}
+{run}(parse({config}, {arguments!r}, description=""))
+print(json.dumps(sorted(name for name in sys.modules if name == "ray" or name.startswith("ray."))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "run", "config_module", "config"),
+    [
+        ("label_qcp", "run_label_job", "otad_ray.jobs.label_qcp", "LabelJobConfig"),
+        ("evaluate", "run_evaluation", "otad_ray.jobs.evaluate", "EvaluateConfig"),
+        ("attack_sweep", "run_attack_sweep", "otad_ray.sweep.config", "SweepConfig"),
+        ("train_backbone", "run_backbone_training", "otad_ray.options", "TrainJobConfig"),
+    ],
+)
+def test_local_jobs_import_no_ray(
+    module: str, run: str, config_module: str, config: str, trained: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(trained, tmp_path / "root")
+    arguments = ["digits", "--training.epochs", "3", "--neighbors", "5", "--local", "--storage", str(root)]
+    if module == "attack_sweep":
+        arguments += ["--samples", "20", "--attacks", "noise", "--eps", "0.5", "--defense", "net"]
+    script = NO_RAY.format(module=module, run=run, config_module=config_module, config=config, arguments=arguments)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == []

@@ -1,0 +1,1 @@
+"""What several test files use: small nets, planted records, jobs on digits, servers, and faults."""
