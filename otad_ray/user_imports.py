@@ -90,7 +90,7 @@ class Namespace:
         return private
 
     def is_installed(self, top: str) -> bool:
-        """Return whether a top-level module can be imported by everybody."""
+        """Return whether everybody can import a top-level module; a mere folder of that name does not count."""
         if top in sys.modules:
             return True
         for finder in sys.meta_path:
@@ -99,7 +99,7 @@ class Namespace:
                 found = PathFinder.find_spec(top, [entry for entry in sys.path if entry in self._process_path])
             else:
                 found = None if finder is _FINDER else finder.find_spec(top, None)
-            if found is not None:
+            if found is not None and found.loader is not None:
                 return True
         return False
 

@@ -87,9 +87,9 @@ def test_modules_beside_a_file_are_its_own(tmp_path: Path, mine: str) -> None:
 def test_modules_beside_a_file_hide_nothing_from_others(tmp_path: Path) -> None:
     folder = write(
         tmp_path,
-        mine="import colorsys, otad_ray.errors\nfrom data import VALUE\nfrom torch.nn import Flatten\n"
+        mine="import colorsys, otad_ray.errors\nfrom my_data import VALUE\nfrom torch.nn import Flatten\n"
         "def build(): return VALUE, otad_ray.errors.__file__, colorsys.__name__, Flatten.__module__",
-        data="VALUE = 'own'",
+        my_data="VALUE = 'own'",
         otad_ray_I___init__="raise RuntimeError('a copy of the product was imported')",
         torch_I_notes="",
     )
@@ -97,9 +97,9 @@ def test_modules_beside_a_file_hide_nothing_from_others(tmp_path: Path) -> None:
     value, product, standard, layer = call(folder / "mine.py")
     assert (value, standard, layer) == ("own", "colorsys", "torch.nn.modules.flatten")
     assert product == sys.modules["otad_ray.errors"].__file__
-    assert "data" not in sys.modules
+    assert "my_data" not in sys.modules
     with pytest.raises(ImportError):
-        importlib.import_module("data")
+        importlib.import_module("my_data")
 
 
 def test_a_file_of_a_package_imports_relatively(tmp_path: Path) -> None:
@@ -136,14 +136,14 @@ def test_classes_can_be_inspected_and_pickled(tmp_path: Path) -> None:
 
 
 def test_a_network_pickled_by_a_script_is_read(tmp_path: Path) -> None:
-    # Its class is called `models.net.Net` in the file, as where it was trained.
+    # Its class is called `my_nets.net.Net` in the file, as where it was trained.
     text = (
         "import pickle, pathlib\ndef build(): return pickle.loads(pathlib.Path(__file__).with_name('n').read_bytes())"
     )
-    folder = write(tmp_path, mine=text, models_I___init__="", models_I_net="class Net: pass")
-    (folder / "n").write_bytes(b"cmodels.net\nNet\n.")
+    folder = write(tmp_path, mine=text, my_nets_I___init__="", my_nets_I_net="class Net: pass")
+    (folder / "n").write_bytes(b"cmy_nets.net\nNet\n.")
     assert call(folder / "mine.py").__qualname__ == "Net"
-    assert not {"models", "models.net"} & set(sys.modules)
+    assert not {"my_nets", "my_nets.net"} & set(sys.modules)
 
 
 def test_a_file_is_executed_once_and_again_after_a_change(tmp_path: Path) -> None:
@@ -178,13 +178,13 @@ def test_fingerprint_covers_late_imports_and_not_the_place(tmp_path: Path) -> No
 
 
 CHANGES = """
-import logging, os, random, signal, sys, warnings
+import io, logging, os, random, signal, sys, warnings
 import numpy, torch
 os.chdir(os.path.dirname(__file__))
 os.environ["OTAD_TEST_VARIABLE"] = "set"
 os.environ.pop("OTAD_TEST_PRESENT")
 sys.path.insert(0, "/nowhere")
-sys.stdout = open(os.devnull, "w")
+sys.stdout = io.StringIO()
 torch.set_default_dtype(torch.float64)
 torch.set_default_device("meta")
 torch.set_grad_enabled(False)
