@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import TwoClasses
 
+from helpers.nets import TwoClasses
 from otad_ray.attacks import ATTACKS, Budget, NamedAttack, find_attack, name_attack
 from otad_ray.errors import InputError
 
