@@ -12,7 +12,7 @@ MAX_FILES = 15
 # It has one module for each command.
 COMMANDS = PACKAGE / "jobs"
 # Folders of tests that mirror no package.
-OTHER_FOLDERS = {"chaos", "deploy", "docs", "helpers"}
+OTHER_FOLDERS = {"chaos", "deploy", "docs", "helpers", "packaging"}
 # Tests of several modules together, by what they have in common.
 CROSS_MODULE_TESTS = {
     "certification/test_metric_certificates.py",
