@@ -13,6 +13,7 @@ from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig
 from otad_ray.models import NO_METRIC, BackboneConfig, CipNetConfig, MetricNetConfig, ViTConfig
 from otad_ray.training import CipNetTrainingConfig, MetricTrainingConfig, TrainingConfig
+from otad_ray.user_module import absolute_location, is_location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,9 @@ class Preset:
         if self.metric.weights is not None:
             weights = str(Path(self.metric.weights).expanduser().absolute())
             object.__setattr__(self, "metric", replace(self.metric, weights=weights))
+        if is_location(self.integration.solver):
+            solver = absolute_location(self.integration.solver, expected="a solver")
+            object.__setattr__(self, "integration", replace(self.integration, solver=solver))
         _ = self.definition
 
     @property

@@ -1,10 +1,11 @@
 """K nearest neighbors in feature space, the comparison of the paper's Table XII."""
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
 from otad_ray.defenses.base import MemoryDefense
+from otad_ray.defenses.parts import DefenseParts
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone, MetricNet
 from otad_ray.stages import stage
@@ -21,6 +22,10 @@ class KNN(MemoryDefense):
         super().__init__(backbone, memory, metric)
         self.neighbors = neighbors
         memory.check_neighbors(neighbors, leave_one_out=False)
+
+    @classmethod
+    def from_parts(cls, parts: DefenseParts) -> Self:
+        return cls(parts.backbone, parts.memory, parts.integration.neighbors, parts.metric)
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
         """Logits (B, C) and mean features (B, D); nothing is solved."""

@@ -1,11 +1,12 @@
 """OTAD-T-NN: CIP-net in place of the solver (paper, Section IV.C)."""
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from otad_ray.defenses.base import CIP_NET_FOLDER, MemoryDefense, SavedNetwork
+from otad_ray.defenses.parts import DefenseParts, SavedParts
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory, approximate_feature, neighborhoods, search_neighbors
 from otad_ray.models import Backbone, CipNet, MetricNet, save_cip_net
@@ -59,6 +60,14 @@ class OTADNN(MemoryDefense):
         memory.check_neighbors(self.config.neighbors, leave_one_out=False)
         self.cip_net = cip_net
 
+    @classmethod
+    def from_parts(cls, parts: DefenseParts) -> Self:
+        return cls(parts.backbone, parts.memory, parts.cip_net, parts.integration, parts.metric)
+
+    @classmethod
+    def load(cls, saved: SavedParts) -> Self:
+        return cls.from_parts(saved)
+
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
         """Logits (B, C) and approximated features (B, D); nothing is solved."""
         keys, points = self.locate(inputs)
@@ -74,6 +83,9 @@ class OTADNN(MemoryDefense):
 
     def networks(self) -> dict[str, SavedNetwork]:
         return super().networks() | {CIP_NET_FOLDER: SavedNetwork(self.cip_net, save_cip_net)}
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "cip_net": self.cip_net.fingerprint()}
 
     def settings(self) -> dict[str, Any]:
         return {"config": self.config}

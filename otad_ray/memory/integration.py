@@ -23,7 +23,8 @@ class IntegrationConfig:
     Attributes:
         neighbors: K, the training points that a feature is integrated from.
         regularity: (l, L) and its relaxation.
-        solver: dual (exact), mosek, or a conic solver of cvxpy such as clarabel or scs (a reference, slow).
+        solver: dual (exact), mosek, a conic solver of cvxpy such as clarabel or scs (a reference, slow), or
+            path/to/file.py:MySolver, your own.
         cross_term: theory, the paper's program (16), or released, the authors' code.
     """
 

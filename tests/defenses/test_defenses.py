@@ -3,12 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from otad_ray.cip import Regularity
-from otad_ray.defenses import KNN, OTAD, load_defense
+from otad_ray.defenses import DEFENSES, KNN, OTAD, Undefended, load_defense
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import BackboneConfig, build_backbone
@@ -95,6 +96,29 @@ def test_save_and_load(tmp_path: Path, net, memory, kind: str) -> None:
     assert not loaded.training
     names = {path.name for path in (tmp_path / "elsewhere" / "defenses" / "mine").rglob("*") if path.is_file()}
     assert names == {"defense.json", "backbone.json", "weights.safetensors"}
+
+
+def test_defenses_are_made_of_a_presets_parts(net, memory) -> None:
+    # Without a metric net and a CIP-net: what a defense does not use need not exist.
+    parts = SimpleNamespace(backbone=net, memory=memory, metric=None, integration=IntegrationConfig(neighbors=4))
+    inputs = torch.rand(5, 1, 3, 4)
+    for name, expected in (
+        ("otad", OTAD(net, memory, parts.integration)),
+        ("knn", KNN(net, memory, 4)),
+        ("net", Undefended(net)),
+    ):
+        made = DEFENSES[name].from_parts(parts)
+        assert made.identity() == expected.identity()
+        torch.testing.assert_close(made(inputs), expected(inputs), rtol=0, atol=0)
+
+
+def test_identity_is_what_stored_folders_are_named_by(net, memory) -> None:
+    # Another value would compute everything again that a storage root holds.
+    inputs = {"backbone": net.fingerprint(), "memory": memory.fingerprint}
+    assert KNN(net, memory, 4).identity() == {**inputs, "neighbors": 4, "kind": "knn"}
+    config = IntegrationConfig(neighbors=4)
+    assert OTAD(net, memory, config).identity() == {**inputs, "config": config, "kind": "otad"}
+    assert Undefended(net).identity() == {"backbone": net.fingerprint(), "kind": "undefended"}
 
 
 def test_never_overwrites(tmp_path: Path, net, memory) -> None:
