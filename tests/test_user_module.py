@@ -87,9 +87,9 @@ def test_modules_beside_a_file_are_its_own(tmp_path: Path, mine: str) -> None:
 def test_modules_beside_a_file_hide_nothing_from_others(tmp_path: Path) -> None:
     folder = write(
         tmp_path,
-        mine="import colorsys, otad_ray.errors\nfrom my_data import VALUE\nfrom torch.nn import Flatten\n"
+        mine="import colorsys, otad_ray.errors\nfrom own_data import VALUE\nfrom torch.nn import Flatten\n"
         "def build(): return VALUE, otad_ray.errors.__file__, colorsys.__name__, Flatten.__module__",
-        my_data="VALUE = 'own'",
+        own_data="VALUE = 'own'",
         otad_ray_I___init__="raise RuntimeError('a copy of the product was imported')",
         torch_I_notes="",
     )
@@ -97,9 +97,9 @@ def test_modules_beside_a_file_hide_nothing_from_others(tmp_path: Path) -> None:
     value, product, standard, layer = call(folder / "mine.py")
     assert (value, standard, layer) == ("own", "colorsys", "torch.nn.modules.flatten")
     assert product == sys.modules["otad_ray.errors"].__file__
-    assert "my_data" not in sys.modules
+    assert "own_data" not in sys.modules
     with pytest.raises(ImportError):
-        importlib.import_module("my_data")
+        importlib.import_module("own_data")
 
 
 def test_a_file_of_a_package_imports_relatively(tmp_path: Path) -> None:
@@ -136,14 +136,14 @@ def test_classes_can_be_inspected_and_pickled(tmp_path: Path) -> None:
 
 
 def test_a_network_pickled_by_a_script_is_read(tmp_path: Path) -> None:
-    # Its class is called `my_nets.net.Net` in the file, as where it was trained.
+    # Its class is called `own_models.net.Net` in the file, as where it was trained.
     text = (
         "import pickle, pathlib\ndef build(): return pickle.loads(pathlib.Path(__file__).with_name('n').read_bytes())"
     )
-    folder = write(tmp_path, mine=text, my_nets_I___init__="", my_nets_I_net="class Net: pass")
-    (folder / "n").write_bytes(b"cmy_nets.net\nNet\n.")
+    folder = write(tmp_path, mine=text, own_models_I___init__="", own_models_I_net="class Net: pass")
+    (folder / "n").write_bytes(b"cown_models.net\nNet\n.")
     assert call(folder / "mine.py").__qualname__ == "Net"
-    assert not {"my_nets", "my_nets.net"} & set(sys.modules)
+    assert not {"own_models", "own_models.net"} & set(sys.modules)
 
 
 def test_a_file_is_executed_once_and_again_after_a_change(tmp_path: Path) -> None:

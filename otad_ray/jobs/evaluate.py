@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from otad_ray.artifacts import MANIFEST, read_manifest, to_jsonable
+from otad_ray.artifacts import MANIFEST, read_manifest
 from otad_ray.cip import RETRYABLE
 from otad_ray.data import DataFolders, Rows, Split, open_split
 from otad_ray.defenses import Defense, load_defense
@@ -28,13 +28,14 @@ from otad_ray.presets import Preset
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.defense_source import NET
 from otad_ray.recipes.defenses import (
+    KNN_NAME,
     OTAD_NN,
     check_cip_net_directory,
     open_cip_net,
-    save_memory_defenses,
-    save_net,
-    save_otad_nn,
+    save_defense,
+    save_otad_by_cross_term,
 )
+from otad_ray.recipes.labels import identify_integration
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.shard_job import ShardJob, Units, open_workspace, run_shard_job
 from otad_ray.recipes.workspace import Workspace, check_split, describe_data
@@ -43,7 +44,6 @@ from otad_ray.tracking import RunRecord
 logger = logging.getLogger(__name__)
 
 _KIND = "evaluation"
-_KNN = "knn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +125,16 @@ class EvaluateJob(ShardJob):
             open_cip_net(workspace, config.cip_net_directory)
         self.memory = ensure_memory(workspace)
         self.backbone = ensure_backbone(workspace).network
-        self.saved = dict(save_memory_defenses(workspace))
-        others = {OTAD_NN: save_otad_nn(workspace, cip_net=config.cip_net_directory)} if config.otad_nn else {}
+        otads = save_otad_by_cross_term(workspace)
+        knn = {KNN_NAME: save_defense(workspace, KNN_NAME)}
+        others = {OTAD_NN: save_defense(workspace, OTAD_NN, cip_net=config.cip_net_directory)} if config.otad_nn else {}
+        self.saved = {**otads, **knn, **others}
         identity = {
             "backbone": self.backbone.fingerprint(),
             "memory": self.memory.fingerprint,
             "data": self.rows.fingerprint,
             "split": config.split,
-            **to_jsonable(workspace.preset.integration),
+            **identify_integration(workspace.preset.integration),
             **({"others": {name: path.name for name, path in others.items()}} if others else {}),
         }
         directory = workspace.directory("evaluations", identity)
@@ -144,9 +146,7 @@ class EvaluateJob(ShardJob):
             rows=len(self.rows),
             rows_per_shard=config.rows_per_shard,
         )
-        otads = {name: path for name, path in self.saved.items() if name != _KNN}
-        self.saved |= others
-        defenses = {NET: save_net(workspace), _KNN: self.saved[_KNN], **otads, **others}
+        defenses = {NET: save_defense(workspace, NET), **knn, **otads, **others}
         task = EvaluateTask(
             workspace.preset,
             config.split,

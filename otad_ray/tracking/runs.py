@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 COMPLETE = "otad.complete"
 RESULT = "otad.result"
 _KIND = "otad.kind"
-# What MLflow's page of an experiment opens on: without a kind it guesses, and shows an empty page about traces.
+# Machine learning, as opposed to applications of language models, of which MLflow shows other pages.
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _LOCAL_SERVER = "http://127.0.0.1:5000"
 # How long a job, and a replay, wait for another process that logs the same result.
@@ -147,15 +147,41 @@ def compare_link(uri: str, run_ids: Sequence[str]) -> str | None:
     """
     if len(run_ids) < 2:
         return None
+    experiment = _find_experiment(uri, run_ids[0])
+    if experiment is None:
+        return None
+    runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in (list(run_ids), [experiment]))
+    return f"{_page_address(uri)}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def runs_link(uri: str, run_id: str) -> str | None:
+    """Return the page of MLflow that lists the runs of a run's experiment; None if the store does not answer.
+
+    Reached in another way, the page of an experiment shows an empty overview of traces until the switch at its top
+    left is set to "Model training": MLflow 3.17 asks the browser, and not the experiment's kind.
+
+    Args:
+        uri: the store; for a local file, the address is that of the server that `how_to_look` starts.
+        run_id: a run in it.
+    """
+    experiment = _find_experiment(uri, run_id)
+    if experiment is None:
+        return None
+    return f"{_page_address(uri)}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def _find_experiment(uri: str, run_id: str) -> str | None:
+    """Return the id of a run's experiment; None, with a warning, if the store does not answer."""
     try:
         with open_store(uri) as store:
-            experiment = store.ask(store.client.get_run, run_ids[0]).info.experiment_id
+            return store.ask(store.client.get_run, run_id).info.experiment_id
     except StoreError as error:
-        logger.warning("no link to compare runs: %s", error)
+        logger.warning("no link to runs: %s", error)
         return None
-    base = redacted(uri).rstrip("/") if is_server(uri) else _LOCAL_SERVER
-    runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in (list(run_ids), [experiment]))
-    return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def _page_address(uri: str) -> str:
+    return redacted(uri).rstrip("/") if is_server(uri) else _LOCAL_SERVER
 
 
 def _experiment(store: Store, name: str) -> str:

@@ -49,9 +49,14 @@ def write(directory: Path, scale: float, helper: str) -> str:
     return str(directory / "mine.py")
 
 
+@pytest.fixture(autouse=True)
+def _surrogate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("otad_ray.recipes.defenses.save_defense", lambda workspace, name: "surrogate")
+
+
 def own(location: str) -> DefenseSource:
     workspace: Any = SimpleNamespace(definition=SimpleNamespace(shape=SHAPE), search="torch")
-    return _find_own(workspace, location, "surrogate")
+    return _find_own(workspace, location)
 
 
 def test_a_file_with_dataclasses_and_helpers_beside_it(tmp_path: Path) -> None:

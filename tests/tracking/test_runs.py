@@ -21,6 +21,7 @@ from otad_ray.tracking import (
     pending_files,
     redacted,
     runs,
+    runs_link,
     store,
     track,
 )
@@ -86,7 +87,7 @@ def test_a_run_in_sqlite(record: RunRecord, root: Path) -> None:
     assert not pending_files(root)
 
 
-def test_a_run_has_the_name_the_source_and_the_times_of_its_job(record: RunRecord, root: Path) -> None:
+def test_run_has_the_name_the_source_and_the_times_of_its_job(record: RunRecord, root: Path) -> None:
     told = replace(record, name="backbone fc_resnet", job="train_backbone", started=1000.5, finished=2000.25)
     run = client(root).get_run(log(told, root))
     assert run.info.run_name == "backbone fc_resnet"
@@ -97,7 +98,7 @@ def test_a_run_has_the_name_the_source_and_the_times_of_its_job(record: RunRecor
     assert point.timestamp == 2_000_250
 
 
-def test_a_replayed_run_has_the_times_of_its_job_and_not_of_the_replay(record: RunRecord, root: Path) -> None:
+def test_replayed_run_has_the_times_of_its_job_and_not_of_the_replay(record: RunRecord, root: Path) -> None:
     told = replace(record, name="backbone fc_resnet", job="train_backbone", started=1000.5, finished=2000.25)
     assert track(told, tracking_uri=DEAD, root=root) is None
     (run_id,) = replay_all(root)["run_ids"]
@@ -107,7 +108,7 @@ def test_a_replayed_run_has_the_times_of_its_job_and_not_of_the_replay(record: R
     assert run.data.tags["mlflow.source.name"] == "jobs/train_backbone.py"
 
 
-def test_a_pending_record_of_an_older_version_is_replayed(record: RunRecord, root: Path) -> None:
+def test_pending_record_of_an_older_version_is_replayed(record: RunRecord, root: Path) -> None:
     assert track(replace(record, started=1.0), tracking_uri=DEAD, root=root) is None
     (path,) = pending_files(root)
     written = json.loads(path.read_text())
@@ -121,16 +122,18 @@ def test_a_pending_record_of_an_older_version_is_replayed(record: RunRecord, roo
     assert "mlflow.source.name" not in run.data.tags
 
 
-def test_an_experiment_opens_on_its_runs(record: RunRecord, root: Path) -> None:
-    log(record, root)
+def test_experiment_is_one_of_machine_learning_and_has_a_link_to_its_runs(record: RunRecord, root: Path) -> None:
+    run_id = log(record, root)
     found = client(root).get_experiment_by_name(record.experiment)
     assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    page = f"http://127.0.0.1:5000/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+    assert runs_link(default_tracking_uri(None, root), run_id) == page
 
 
 @pytest.mark.parametrize(
     ("kind", "kept"), [(None, "custom_model_development"), ("genai_development", "genai_development")]
 )
-def test_an_experiment_that_exists_gets_a_kind_unless_it_has_one(
+def test_existing_experiment_gets_a_kind_unless_it_has_one(
     kind: str | None, kept: str, record: RunRecord, root: Path
 ) -> None:
     tags = {} if kind is None else {"mlflow.experimentKind": kind}

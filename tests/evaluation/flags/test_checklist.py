@@ -178,7 +178,7 @@ def test_grave_flags_come_first_and_eps_may_be_unbounded() -> None:
 
 
 def test_an_attack_without_a_kind_is_refused() -> None:
-    with pytest.raises(InputError, match="kind of attack 'square' is None, need one of noise"):
+    with pytest.raises(InputError, match="kind of attack 'square' is None, need one of gradient"):
         Evidence(records=honest(), kinds={name: kind for name, kind in KINDS.items() if name != "square"})
 
 
