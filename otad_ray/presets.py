@@ -71,7 +71,7 @@ class Preset:
 _PAPER_REGULARITY = Regularity(
     smoothness=2.0, strong_convexity=0.0, relax_smoothness=0.2, relax_strong_convexity=0.2, max_relaxations=100
 )
-_PAPER_INTEGRATION = IntegrationConfig(neighbors=10, regularity=_PAPER_REGULARITY)
+_PAPER_INTEGRATION = IntegrationConfig(num_neighbors=10, regularity=_PAPER_REGULARITY)
 # OTAD-T's steps of relaxation are longer.
 _TRANSFORMER_INTEGRATION = replace(
     _PAPER_INTEGRATION, regularity=replace(_PAPER_REGULARITY, relax_smoothness=1.0, relax_strong_convexity=1.0)

@@ -42,7 +42,7 @@ vit = build_backbone(options, shape=(1, 8, 8), num_outputs=10)
 train_backbone(vit, train.x, train.y, TrainingConfig(epochs=1, optimizer="adamw", precision="bfloat16"))
 metric = build_metric_net(MetricNetConfig(architecture="orthogonal", width=8, num_keys=8), shape=(1, 8, 8))
 train_metric_net(metric, train.x, train.y, MetricTrainingConfig(epochs=1))
-integration = IntegrationConfig(neighbors=5)
+integration = IntegrationConfig(num_neighbors=5)
 with tempfile.TemporaryDirectory() as root:
     with torch.no_grad():
         points, keys = vit.coordinates(train.x), metric(train.x)
@@ -54,7 +54,7 @@ with tempfile.TemporaryDirectory() as root:
     solved = SolvedRows(*label_positions(memory, labels, 5), label_weights(labels, 5))
     cip_net = build_cip_net(
         CipNetConfig(width=8, num_blocks=1, num_heads=2),
-        neighbors=5, coordinates=points.shape[1], dimension=vit.dimension,
+        num_neighbors=5, coordinates=points.shape[1], dimension=vit.dimension,
     )
     train_cip_net(cip_net, memory, solved, integration, CipNetTrainingConfig(epochs=1))
     OTADNN(vit, memory, cip_net, integration, metric).save(root + "/defense")

@@ -71,7 +71,7 @@ class Transformers(nn.Module):
         space, dimension = self.backbone.point_space, self.backbone.dimension
         return build_cip_net(
             replace(options.cip_net, head=head),
-            neighbors=self.config.neighbors,
+            num_neighbors=self.config.num_neighbors,
             coordinates=dimension if space is None else space.num_coordinates,
             dimension=dimension,
         )
@@ -113,7 +113,7 @@ def measure_transformer(networks: Transformers, memory: NeighborMemory, inputs: 
     features = memory.features.shape[1]
     where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name(inputs.device)
     note = (
-        f"a batch of {len(inputs)}, K = {networks.config.neighbors} of {len(memory)} rows, D = {features}, "
+        f"a batch of {len(inputs)}, K = {networks.config.num_neighbors} of {len(memory)} rows, D = {features}, "
         f"untrained networks, {where}"
     )
 

@@ -30,7 +30,7 @@ class OTAD(MemoryDefense):
     ) -> None:
         super().__init__(backbone, memory, metric)
         self.config = config or IntegrationConfig()
-        memory.check_neighbors(self.config.neighbors, leave_one_out=False)
+        memory.check_neighbors(self.config.num_neighbors, leave_one_out=False)
 
     @classmethod
     def from_parts(cls, parts: DefenseParts) -> Self:

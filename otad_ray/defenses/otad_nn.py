@@ -15,10 +15,10 @@ from otad_ray.stages import stage
 
 def check_problem(cip_net: CipNet, config: IntegrationConfig) -> None:
     """InputError for a CIP-net of another number of neighbors, or one that learned another problem's solutions."""
-    if cip_net.config.num_neighbors != config.neighbors:
+    if cip_net.config.num_neighbors != config.num_neighbors:
         raise InputError(
-            f"this CIP-net takes {cip_net.config.num_neighbors} neighbors, got neighbors={config.neighbors}; train one "
-            "with: python jobs/train_cip_net.py"
+            f"this CIP-net takes {cip_net.config.num_neighbors} neighbors, got neighbors={config.num_neighbors}; "
+            "train one with: python jobs/train_cip_net.py"
         )
     if cip_net.config.problem not in (None, config.problem):
         raise InputError(
@@ -48,7 +48,9 @@ class OTADNN(MemoryDefense):
         super().__init__(backbone, memory, metric)
         self.config = config or IntegrationConfig()
         cip_net.check(
-            neighbors=self.config.neighbors, coordinates=memory.points.shape[1], dimension=memory.features.shape[1]
+            num_neighbors=self.config.num_neighbors,
+            coordinates=memory.points.shape[1],
+            dimension=memory.features.shape[1],
         )
         known = cip_net.config.backbone
         if known is not None and known != backbone.fingerprint():
@@ -57,7 +59,7 @@ class OTADNN(MemoryDefense):
                 f"{backbone.fingerprint()[:12]}; train one with: python jobs/train_cip_net.py"
             )
         check_problem(cip_net, self.config)
-        memory.check_neighbors(self.config.neighbors, leave_one_out=False)
+        memory.check_neighbors(self.config.num_neighbors, leave_one_out=False)
         self.cip_net = cip_net
 
     @classmethod
@@ -71,7 +73,7 @@ class OTADNN(MemoryDefense):
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, None]:
         """Logits (B, C) and approximated features (B, D); nothing is solved."""
         keys, points = self.locate(inputs)
-        index = search_neighbors(self.memory, keys, points, self.config.neighbors)
+        index = search_neighbors(self.memory, keys, points, self.config.num_neighbors)
         with stage("solve"):
             parts = [
                 approximate_feature(self.cip_net, neighborhood, self.config, self.memory.point_space)

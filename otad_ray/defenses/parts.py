@@ -77,7 +77,8 @@ class SavedParts:
     @cached_property
     def integration(self) -> IntegrationConfig:
         config = dict(self.settings["config"])
-        return IntegrationConfig(**{**config, "regularity": Regularity(**config["regularity"])})
+        num_neighbors, regularity = config.pop("neighbors"), Regularity(**config.pop("regularity"))
+        return IntegrationConfig(num_neighbors=num_neighbors, regularity=regularity, **config)
 
     @cached_property
     def cip_net(self) -> CipNet:

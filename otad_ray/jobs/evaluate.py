@@ -161,7 +161,10 @@ class EvaluateJob(ShardJob):
         totals = self._sum_records()
         integration = self.workspace.preset.integration
         metrics = totals.metrics() | transport_diagnostics(
-            self.backbone, self.memory.points, neighbors=integration.neighbors, regularity=integration.regularity
+            self.backbone,
+            self.memory.points,
+            num_neighbors=integration.num_neighbors,
+            regularity=integration.regularity,
         )
         definition = self.workspace.definition
         if definition.bayes_accuracy is not None:
@@ -197,7 +200,7 @@ class EvaluateJob(ShardJob):
         return RunRecord(
             experiment=self.workspace.preset.name,
             kind=_KIND,
-            name=f"evaluation {self._config.split} K={self.workspace.preset.integration.neighbors}",
+            name=f"evaluation {self._config.split} K={self.workspace.preset.integration.num_neighbors}",
             job="evaluate",
             result={"directory": self.output.directory},
             outcome=totals.metrics(),

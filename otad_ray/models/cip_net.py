@@ -61,9 +61,9 @@ class CipNet(nn.Module):
                 raise ValueError(f"need a finite {name} > 0, got {scale}")
             getattr(self, name).fill_(scale)
 
-    def check(self, *, neighbors: int, coordinates: int, dimension: int) -> None:
+    def check(self, *, num_neighbors: int, coordinates: int, dimension: int) -> None:
         """InputError for neighborhoods of another shape than the net's."""
-        found = {"num_neighbors": neighbors, "num_coordinates": coordinates, "dimension": dimension}
+        found = {"num_neighbors": num_neighbors, "num_coordinates": coordinates, "dimension": dimension}
         for name, value in found.items():
             expected = getattr(self.config, name)
             if value != expected:
@@ -86,7 +86,7 @@ class CipNet(nn.Module):
                 "need query (B, d), points (B, K, d) and features (B, K, D), "
                 f"got {tuple(query.shape)}, {tuple(points.shape)} and {tuple(features.shape)}"
             )
-        self.check(neighbors=points.shape[1], coordinates=points.shape[2], dimension=features.shape[2])
+        self.check(num_neighbors=points.shape[1], coordinates=points.shape[2], dimension=features.shape[2])
         near = self._near(points, features, features_in_point_space)
         dtype = self.norm.weight.dtype
         # Differences of bfloat16 products would be noise, and so would a softmax of bfloat16 scores.
@@ -183,7 +183,7 @@ CIP_NETS: Family[CipNet] = Family("CIP-net", {"cip_net": Architecture(CipNetArch
 def build_cip_net(
     options: CipNetConfig,
     *,
-    neighbors: int,
+    num_neighbors: int,
     coordinates: int,
     dimension: int,
     backbone: str | None = None,
@@ -192,7 +192,7 @@ def build_cip_net(
     """A new CIP-net, randomly initialized from torch's global generator, with scales of 1."""
     config = cip_net_config(
         options,
-        neighbors=neighbors,
+        num_neighbors=num_neighbors,
         coordinates=coordinates,
         dimension=dimension,
         backbone=backbone,

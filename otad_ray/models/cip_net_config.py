@@ -70,13 +70,13 @@ class CipNetConfig:
 
     def __post_init__(self) -> None:
         # All rules but those on neighborhoods, before there are any.
-        cip_net_config(self, neighbors=1, coordinates=1, dimension=1)
+        cip_net_config(self, num_neighbors=1, coordinates=1, dimension=1)
 
 
 def cip_net_config(
     options: CipNetConfig,
     *,
-    neighbors: int,
+    num_neighbors: int,
     coordinates: int,
     dimension: int,
     backbone: str | None = None,
@@ -85,7 +85,7 @@ def cip_net_config(
     """The configuration for such neighborhoods; InputError for options that do not fit."""
     try:
         return CipNetArchitecture(
-            num_neighbors=neighbors,
+            num_neighbors=num_neighbors,
             num_coordinates=coordinates,
             dimension=dimension,
             width=options.width,

@@ -60,7 +60,7 @@ class CipNetTask(TrainingTask):
         torch.manual_seed(self.preset.cip_net_training.seed)
         return build_cip_net(
             self.preset.cip_net,
-            neighbors=self.preset.integration.neighbors,
+            num_neighbors=self.preset.integration.num_neighbors,
             coordinates=memory.points.shape[1],
             dimension=memory.features.shape[1],
             backbone=self.backbone,
@@ -70,7 +70,7 @@ class CipNetTask(TrainingTask):
     def tables(self) -> Iterator[pa.Table]:
         """Yield the solved labels with columns position (in the memory), neighbors [K] (likewise) and weights [K]."""
         memory = NeighborMemory.load(self.memory)
-        neighbors = self.preset.integration.neighbors
+        neighbors = self.preset.integration.num_neighbors
         for _, table in open_labels(Path(self.labels)).tables(_COLUMNS):
             solved = select_solved(table)
             if not len(solved):

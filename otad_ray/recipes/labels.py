@@ -162,7 +162,7 @@ class LabelJob(ShardJob):
         if self._memory_directory is None:
             return ensure_memory(workspace)
         memory = NeighborMemory.load(self._memory_directory, search=workspace.search)
-        memory.check_neighbors(workspace.preset.integration.neighbors, leave_one_out=True)
+        memory.check_neighbors(workspace.preset.integration.num_neighbors, leave_one_out=True)
         check_backbone(memory, find_backbone(workspace))
         check_metric(memory, find_metric(workspace))
         return memory
@@ -176,7 +176,7 @@ class LabelJob(ShardJob):
         return RunRecord(
             experiment=preset.name,
             kind=_KIND,
-            name=f"labels {preset.integration.solver} K={preset.integration.neighbors}",
+            name=f"labels {preset.integration.solver} K={preset.integration.num_neighbors}",
             job="label_qcp",
             result={"directory": self.output.directory},
             outcome=statistics,

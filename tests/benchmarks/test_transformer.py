@@ -18,7 +18,7 @@ OPTIONS = TransformerConfig(
     metric=MetricNetConfig(architecture="resnet", width=8, num_keys=8),
     cip_net=CipNetConfig(width=16, num_blocks=1, num_heads=2),
     integration=IntegrationConfig(
-        neighbors=5, regularity=Regularity(relax_smoothness=1.0, relax_strong_convexity=1.0), solver="clarabel"
+        num_neighbors=5, regularity=Regularity(relax_smoothness=1.0, relax_strong_convexity=1.0), solver="clarabel"
     ),
 )
 NAMES = ["otad_t_feature_net_cpu", "otad_t_simplex_net_cpu", "otad_t_clarabel_cpu"]

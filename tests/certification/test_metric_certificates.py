@@ -61,7 +61,7 @@ def cip_net_of(memory: NeighborMemory, head: str) -> CipNet:
 
 
 def config_of(low: float) -> IntegrationConfig:
-    return IntegrationConfig(neighbors=NEIGHBORS, regularity=Regularity(strong_convexity=low))
+    return IntegrationConfig(num_neighbors=NEIGHBORS, regularity=Regularity(strong_convexity=low))
 
 
 def defense_of(net, memory, low: float | None, metric: MetricNet | None) -> MemoryDefense:
@@ -189,12 +189,12 @@ def test_the_simplex_head_has_the_hull_radius(vision, images, broken, low: float
         memory,
         cip_net_of(memory, "simplex"),
         IntegrationConfig(
-            neighbors=NEIGHBORS, regularity=Regularity(smoothness=0.8, strong_convexity=low), cross_term=cross_term
+            num_neighbors=NEIGHBORS, regularity=Regularity(smoothness=0.8, strong_convexity=low), cross_term=cross_term
         ),
         metric,
     )
     regularity = Regularity(smoothness=3.0, strong_convexity=moved)
-    otad = OTAD(net, memory, IntegrationConfig(neighbors=NEIGHBORS, regularity=regularity), metric)
+    otad = OTAD(net, memory, IntegrationConfig(num_neighbors=NEIGHBORS, regularity=regularity), metric)
     with torch.no_grad():
         same = otad(images.queries).argmax(1) == nets(images.queries).argmax(1)
     hull, other = certified_radius(nets, images.queries), certified_radius(otad, images.queries)

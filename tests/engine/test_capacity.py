@@ -154,7 +154,7 @@ def test_labels_that_lost_the_license_are_finished_by_another_solver(
     mosek_license = install(monkeypatch, left=25)
 
     def run(solver: str) -> None:
-        integration = IntegrationConfig(neighbors=5, solver=solver)
+        integration = IntegrationConfig(num_neighbors=5, solver=solver)
         output = ShardedDirectory.start(
             tmp_path / "labels",
             kind="labels",

@@ -25,7 +25,7 @@ def preset(**changes: Any) -> Preset:
         metric_training=replace(SMALL.metric_training, epochs=4, learning_rate=3e-3),
         cip_net=CipNetConfig(width=32, num_blocks=1, num_heads=2),
         cip_net_training=replace(SMALL.cip_net_training, epochs=8),
-        integration=replace(SMALL.integration, neighbors=5),
+        integration=replace(SMALL.integration, num_neighbors=5),
     )
     return replace(small, **changes)
 

@@ -21,7 +21,7 @@ def test_presets_and_options() -> None:
         description="",
     )
     assert config.preset.name == "mnist"
-    assert config.preset.integration.neighbors == 5
+    assert config.preset.integration.num_neighbors == 5
     assert config.preset.integration.solver == "clarabel"
     assert config.preset.integration.regularity.smoothness == 3
     assert config.dense

@@ -61,7 +61,7 @@ def test_validation_rows_must_not_be_in_the_memory(tmp_path: Path) -> None:
 
 def test_bad_input_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neighbors must be at most 1436"):
-        run_evaluation(config(tmp_path, preset=quick_preset(neighbors=1437)))
+        run_evaluation(config(tmp_path, preset=quick_preset(num_neighbors=1437)))
     assert not list(tmp_path.glob("digits/*"))
 
 

@@ -15,7 +15,7 @@ from otad_ray.models import ViT, ViTArchitecture
 
 ROWS = 80
 RELAXING = Regularity(smoothness=1.05, strong_convexity=0.95, relax_smoothness=0.1, relax_strong_convexity=0.1)
-CONFIG = IntegrationConfig(neighbors=6, regularity=RELAXING)
+CONFIG = IntegrationConfig(num_neighbors=6, regularity=RELAXING)
 
 
 @pytest.fixture(scope="module", params=["mean", "class_token"])

@@ -29,7 +29,7 @@ from otad_ray.training import (
     train_cip_net,
 )
 
-INTEGRATION = IntegrationConfig(neighbors=6, regularity=Regularity(smoothness=3.0, strong_convexity=-0.5))
+INTEGRATION = IntegrationConfig(num_neighbors=6, regularity=Regularity(smoothness=3.0, strong_convexity=-0.5))
 CONFIG = CipNetTrainingConfig(epochs=8, batch_size=32)
 
 
@@ -73,7 +73,7 @@ def new_net(memory: NeighborMemory, head: str = "simplex", backbone: str | None 
     torch.manual_seed(0)
     return build_cip_net(
         CipNetConfig(head=head, width=32, num_blocks=1, num_heads=2),
-        neighbors=6,
+        num_neighbors=6,
         coordinates=memory.points.shape[1],
         dimension=memory.features.shape[1],
         backbone=backbone,
@@ -202,7 +202,7 @@ def test_train_cip_net_refuses_labels_and_nets_that_do_not_fit(memory, solved, n
         CipNetTrainingConfig(held_out=1.0)
     with pytest.raises(InputError, match="2 solved labels are too few"):
         split_solved(solved.take(torch.arange(2)), CONFIG)
-    other = replace(INTEGRATION, neighbors=7)
+    other = replace(INTEGRATION, num_neighbors=7)
     with pytest.raises(InputError, match="takes num_neighbors=6, got 7"):
         train_cip_net(new_net(memory), memory, solved, other, CONFIG)
     with pytest.raises(InputError, match="takes num_neighbors=6, got 7"):

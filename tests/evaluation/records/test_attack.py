@@ -163,7 +163,7 @@ def otad(tmp_path: Path) -> OTAD:
         tmp_path / "memory", None, [points], [features], [torch.arange(60) % 4], [torch.arange(60)]
     )
     regularity = Regularity(strong_convexity=-0.5)
-    return OTAD(net, memory, IntegrationConfig(neighbors=5, regularity=regularity))
+    return OTAD(net, memory, IntegrationConfig(num_neighbors=5, regularity=regularity))
 
 
 def test_otad_tells_of_its_solver(otad: OTAD) -> None:
