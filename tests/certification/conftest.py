@@ -191,7 +191,7 @@ class Reference:
         self.points, self.point = (net.points_of(array.double()).numpy() for array in (memory.points, coordinates))
         self.squared = np.square(self.keys - key.numpy()).sum(1)
         self.order = np.argsort(self.squared)
-        self.num_neighbors = defense.neighbors if isinstance(defense, KNN) else defense.config.num_neighbors
+        self.num_neighbors = defense.num_neighbors if isinstance(defense, KNN) else defense.config.num_neighbors
         self.neighbors = self.order[: self.num_neighbors]
         self.weight = numerators(net)
         embedding = embedding_matrix(net, query.shape)
