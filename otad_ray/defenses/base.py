@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from otad_ray.artifacts import atomic_directory, refuse_occupied, to_jsonable, write_json
 from otad_ray.cip import Solution
 from otad_ray.errors import InputError
+from otad_ray.machine import job_command
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone, MetricNet, save_backbone, save_metric_net
 from otad_ray.stages import stage
@@ -181,7 +182,7 @@ def check_backbone(memory: NeighborMemory, backbone: Backbone) -> None:
     built_with = "another backbone" if recorded is None else f"backbone {recorded[:12]}"
     raise InputError(
         f"memory {memory.directory} was built with {built_with}, this one is {found[:12]}; "
-        "build a memory for it with: python jobs/build_memory.py"
+        f"build a memory for it with: {job_command('build_memory')}"
     )
 
 
@@ -206,13 +207,13 @@ def check_metric(memory: NeighborMemory, metric: MetricNet | None) -> None:
     if metric.num_keys != num_keys:
         raise InputError(
             f"the metric net gives keys of dimension {metric.num_keys}, those of memory {memory.directory} are of "
-            f"dimension {num_keys}; build a memory for it with: python jobs/build_memory.py and the net's options"
+            f"dimension {num_keys}; build a memory for it with: {job_command('build_memory')} and the net's options"
         )
     recorded, found = memory.manifest.get("metric"), metric.fingerprint()
     if recorded is not None and recorded != found:
         raise InputError(
             f"memory {memory.directory} was built with metric net {recorded[:12]}, this one is {found[:12]}; "
-            "build a memory for it with: python jobs/build_memory.py and the net's options"
+            f"build a memory for it with: {job_command('build_memory')} and the net's options"
         )
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from otad_ray.defenses.base import CIP_NET_FOLDER, MemoryDefense, SavedNetwork
 from otad_ray.defenses.parts import DefenseParts, SavedParts
 from otad_ray.errors import InputError
+from otad_ray.machine import job_command
 from otad_ray.memory import IntegrationConfig, NeighborMemory, approximate_feature, neighborhoods, search_neighbors
 from otad_ray.models import Backbone, CipNet, MetricNet, save_cip_net
 from otad_ray.stages import stage
@@ -18,12 +19,12 @@ def check_problem(cip_net: CipNet, config: IntegrationConfig) -> None:
     if cip_net.config.num_neighbors != config.num_neighbors:
         raise InputError(
             f"this CIP-net takes {cip_net.config.num_neighbors} neighbors, got neighbors={config.num_neighbors}; "
-            "train one with: python jobs/train_cip_net.py"
+            f"train one with: {job_command('train_cip_net')}"
         )
     if cip_net.config.problem not in (None, config.problem):
         raise InputError(
             f"this CIP-net learned the solutions of {cip_net.config.problem}, asked for are those of {config.problem}; "
-            "train one with: python jobs/train_cip_net.py"
+            f"train one with: {job_command('train_cip_net')}"
         )
 
 
@@ -56,7 +57,7 @@ class OTADNN(MemoryDefense):
         if known is not None and known != backbone.fingerprint():
             raise InputError(
                 f"this CIP-net was trained on features of backbone {known[:12]}, this one is "
-                f"{backbone.fingerprint()[:12]}; train one with: python jobs/train_cip_net.py"
+                f"{backbone.fingerprint()[:12]}; train one with: {job_command('train_cip_net')}"
             )
         check_problem(cip_net, self.config)
         memory.check_neighbors(self.config.num_neighbors, leave_one_out=False)

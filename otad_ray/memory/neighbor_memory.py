@@ -20,7 +20,7 @@ from otad_ray.artifacts import (
     write_json,
 )
 from otad_ray.errors import InputError
-from otad_ray.machine import versions
+from otad_ray.machine import job_command, versions
 from otad_ray.memory.array_files import LARGEST_KEY_NORM, Batches, check_ids, map_array, write_arrays
 from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest, leave_out
 from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
@@ -120,7 +120,7 @@ class NeighborMemory:
         """
         directory = Path(directory).absolute()
         if not directory.is_dir():
-            raise InputError(f"memory {directory} does not exist; make it with: python jobs/build_memory.py")
+            raise InputError(f"memory {directory} does not exist; make it with: {job_command('build_memory')}")
         manifest = read_manifest(directory, kind=_KIND, fields=("shapes", "sha256", "largest_key_norm", "sketch"))
         arrays = {
             name: map_array(directory / f"{name}.npy", tuple(shape)).to(device)

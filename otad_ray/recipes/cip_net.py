@@ -17,6 +17,7 @@ from otad_ray.cip import Status
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.training import Trainer, TrainingTask, check_complete, train_here
 from otad_ray.errors import InputError
+from otad_ray.machine import job_command
 from otad_ray.memory import NeighborMemory, label_positions, label_weights, net_inputs
 from otad_ray.models import CipNet, build_cip_net, load_cip_net, save_cip_net
 from otad_ray.presets import Preset
@@ -222,7 +223,7 @@ def _check_labels(workspace: Workspace, labels: ShardedDirectory, asked: Mapping
         if name in asked and made[name] != asked[name]:
             raise InputError(
                 f"the labels in {directory} were made with {name} {made[name]}, this CIP-net is for {asked[name]}{why};"
-                f" make them with: python jobs/label_qcp.py {workspace.preset.name} (and the same options)"
+                f" make them with: {job_command('label_qcp')} {workspace.preset.name} (and the same options)"
             )
     if not labels.manifest["complete"]:
         raise InputError(f"the labels in {directory} are not complete; run the label job that makes them again")

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_args
 from otad_ray.artifacts import MANIFEST, content_hash, read_manifest, storage_root, write_json
 from otad_ray.data import DataFolders, DataSet, Rows, Split, open_split
 from otad_ray.errors import InputError
+from otad_ray.machine import job_command
 from otad_ray.options import ActorJobConfig, JobConfig
 from otad_ray.presets import Preset
 from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
@@ -81,7 +82,7 @@ class Workspace:
         if not self.build:
             raise InputError(
                 f"no {what} for preset {self.preset.name!r} at {directory}; make it with: "
-                f"python jobs/{job}.py {self.preset.name} (and the same options), or leave out --no-build"
+                f"{job_command(job)} {self.preset.name} (and the same options), or leave out --no-build"
             )
 
 

@@ -9,7 +9,7 @@ import torch
 
 from otad_ray.benchmarks import Measurement, TransformerConfig, Transformers, measure_transformer, threads
 from otad_ray.errors import InputError
-from otad_ray.machine import num_cores
+from otad_ray.machine import job_command, num_cores
 from otad_ray.memory import NeighborMemory
 from otad_ray.options import ActorJobConfig
 from otad_ray.presets import Preset
@@ -23,7 +23,7 @@ def check_transformer(preset: Preset) -> None:
     if preset.backbone.architecture != "vit":
         raise InputError(
             f"part 'transformer' measures transformers, the backbone of preset {preset.name!r} is "
-            f"{preset.backbone.architecture!r}; run: python jobs/benchmark.py cifar10_vit --parts transformer"
+            f"{preset.backbone.architecture!r}; run: {job_command('benchmark')} cifar10_vit --parts transformer"
         )
 
 
