@@ -63,6 +63,12 @@ def check_main(
         raise SystemExit(2)
 
 
+def options_main(config: type[Options], run: Callable[[Options], dict[str, Any]], *, description: str) -> None:
+    """Run a command of no preset from the command line; bad input ends it with 2."""
+    summary = description.partition("\n")[0]
+    _main(lambda: tyro.cli(config, description=summary), run)
+
+
 def _main(parse_options: Callable[[], Options], run: Callable[[Options], dict[str, Any]], bad_input: int = 2) -> Any:
     """Logs on stderr, and one JSON object as the last line of stdout."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)

@@ -11,7 +11,7 @@ import pytest
 import scipy.sparse
 
 from otad_ray.data import data_set, load_all, open_split
-from otad_ray.data import own_h5ad as module
+from otad_ray.data.own import h5ad as module
 from otad_ray.data.single_cell import normalize_counts
 from otad_ray.errors import InputError
 
