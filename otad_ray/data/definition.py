@@ -10,7 +10,7 @@ from typing import Literal, Protocol, Self, get_args
 import numpy as np
 
 from otad_ray.artifacts import atomic_directory
-from otad_ray.data.parquet_rows import Columns, Decoder, ParquetRows
+from otad_ray.data.parquet.rows import Columns, Decoder, ParquetRows
 from otad_ray.data.rows import ArrayRows, Rows, SubsetRows
 from otad_ray.data.splits import random_tenth
 from otad_ray.errors import InputError

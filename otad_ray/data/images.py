@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from otad_ray.data.arrow_types import read_bytes
-from otad_ray.data.parquet_rows import Decoder
+from otad_ray.data.parquet.rows import Decoder
+from otad_ray.data.parquet.types import read_bytes
 from otad_ray.errors import InputError
 
 _ROWS_PER_GROUP = 5000

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from otad_ray.data.downloads import Remote, download
-from otad_ray.data.parquet_rows import read_columns
+from otad_ray.data.parquet.files import read_columns
 from otad_ray.data.tables import Table, list_values
 from otad_ray.errors import InputError
 

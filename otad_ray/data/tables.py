@@ -12,10 +12,11 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from otad_ray.data.arrow_types import read_lists, read_numbers
 from otad_ray.data.definition import DataFolders, DataSet, find_folder, parquet_files
 from otad_ray.data.downloads import Remote, download
-from otad_ray.data.parquet_rows import Decoder, read_columns
+from otad_ray.data.parquet.files import read_columns
+from otad_ray.data.parquet.rows import Decoder
+from otad_ray.data.parquet.types import read_lists, read_numbers
 from otad_ray.data.rows import ArrayRows, Rows
 from otad_ray.data.splits import TrainTest
 from otad_ray.errors import InputError

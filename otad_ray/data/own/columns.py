@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from otad_ray.data.arrow_types import NUMBERS, find_kind, is_list, is_permuted
 from otad_ray.data.images import image_pixels, image_shape, is_encoded, raw_pixels
 from otad_ray.data.own.numbers import find_numbers_in_text
-from otad_ray.data.parquet_rows import Columns, Decoder, open_parquet, refusing_damage
+from otad_ray.data.parquet.files import open_parquet, refusing_damage, require_columns
+from otad_ray.data.parquet.rows import Columns, Decoder
+from otad_ray.data.parquet.types import NUMBERS, find_kind, is_list, is_permuted
 from otad_ray.data.tables import feature_values, list_values
 from otad_ray.errors import InputError
 
@@ -57,6 +58,7 @@ def choose_samples(path: Path, schema: pa.Schema, *, label_column: str, aside: S
         InputError: for a column that is meant as samples, or that may be, and is of a form that is not read.
     """
     id_column = "id" if "id" in schema.names and label_column != "id" else None
+    require_columns(path, schema, [name for name in ("id", _IMAGE, *_LISTS) if name in schema.names])
     index = _index_columns(schema)
     names = [name for name in schema.names if name not in (id_column, label_column, *index, *aside)]
     sample, decode, shape = _choose(path, schema, names)
@@ -75,9 +77,6 @@ def choose_samples(path: Path, schema: pa.Schema, *, label_column: str, aside: S
 
 def _choose(path: Path, schema: pa.Schema, names: list[str]) -> tuple[tuple[str, ...], Decoder, tuple[int, ...]]:
     """Return the sample's columns, their decoder, and the shape of a sample."""
-    for name in (_IMAGE, *_LISTS):
-        if names.count(name) > 1:
-            raise InputError(f"{path} has {names.count(name)} columns called {name!r}; rename or remove all but one")
     if _IMAGE in names:
         return ((_IMAGE,), *_describe_images(path, schema.field(_IMAGE).type))
     for name in _LISTS:
@@ -109,11 +108,7 @@ def _choose_features(path: Path, schema: pa.Schema, names: list[str]) -> tuple[s
             raise InputError(
                 f"{path}: column {name!r} holds {schema.field(schema.names.index(name)).type}, {_ADVICE['']}"
             )
-    repeated = [name for name in features if features.count(name) > 1]
-    if repeated:
-        raise InputError(
-            f"{path} has {features.count(repeated[0])} columns called {repeated[0]!r}; rename or remove all but one"
-        )
+    require_columns(path, schema, features)
     unique = [name for name in texts if texts.count(name) == 1]
     found = find_numbers_in_text(path, unique)
     if found is not None:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from otad_ray.artifacts import file_sha256
-from otad_ray.data.parquet_rows import open_parquet
+from otad_ray.data.parquet.files import open_parquet
 from otad_ray.errors import InputError
 
 # What systems add to the name of a file that they copy: "a (1)", "a copy", "a copy 2", "a - Copy", "a - Copy (2)".

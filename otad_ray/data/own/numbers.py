@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from otad_ray.data.arrow_types import NUMBERS, find_kind, read_lists, read_numbers
-from otad_ray.data.parquet_rows import open_parquet, refusing_damage
+from otad_ray.data.parquet.files import open_parquet, refusing_damage
+from otad_ray.data.parquet.types import NUMBERS, find_kind, read_lists, read_numbers
 from otad_ray.errors import InputError
 
 # Values of a column of text that are looked at.
@@ -47,7 +47,8 @@ def check_resolution(files: Sequence[Path], columns: Sequence[str], shape: tuple
         InputError: for the first such feature.
     """
     for name in columns:
-        least, greatest = np.array(np.inf), np.array(-np.inf)
+        least: np.ndarray = np.array(np.inf)
+        greatest: np.ndarray = np.array(-np.inf)
         for path in files:
             for low, high in _find_ranges(path, name, shape):
                 least, greatest = np.minimum(least, low), np.maximum(greatest, high)
@@ -57,11 +58,11 @@ def check_resolution(files: Sequence[Path], columns: Sequence[str], shape: tuple
         lost = np.atleast_1d(np.isfinite(steps) & (largest >= _FIRST_SKIPPED) & (steps > 0) & (steps < _MIN_STEPS))
         if lost.any():
             index = int(lost.argmax())
-            low, high = (float(np.atleast_1d(value)[index]) for value in (least, greatest))
+            ends = [float(np.atleast_1d(value)[index]) for value in (least, greatest)]
             feature = f"column {name!r}" + (f", value {index}" if len(lost) > 1 else "")
             raise InputError(
-                f"{files[0].parent}: {feature} lies between {low:.17g} and {high:.17g}, of which float32 resolves "
-                f"{int(np.atleast_1d(steps)[index])} steps; subtract a start (time stamps), or "
+                f"{files[0].parent}: {feature} lies between {ends[0]:.17g} and {ends[1]:.17g}, of which float32 "
+                f"resolves {int(np.atleast_1d(steps)[index])} steps; subtract a start (time stamps), or "
                 "remove what only numbers the rows"
             )
 

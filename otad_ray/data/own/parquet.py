@@ -9,13 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from otad_ray.artifacts import content_hash
-from otad_ray.data.arrow_types import NUMBERS, find_kind
 from otad_ray.data.definition import DataFolders, DataSet, SourceNotes
 from otad_ray.data.own.class_names import LABELS_FILE, read_class_names
 from otad_ray.data.own.columns import SampleColumns, choose_samples
 from otad_ray.data.own.files import FileLayout, find_layout, find_split
 from otad_ray.data.own.numbers import check_resolution
-from otad_ray.data.parquet_rows import Columns, Decoder, ParquetRows, open_parquet, read_columns, require_columns
+from otad_ray.data.parquet.files import open_parquet, read_columns, require_columns
+from otad_ray.data.parquet.rows import Columns, Decoder, ParquetRows
+from otad_ray.data.parquet.types import NUMBERS, find_kind
 from otad_ray.data.rows import Rows, SubsetRows
 from otad_ray.data.splits import TrainTest, check_class_sizes, random_split, stratified_split
 from otad_ray.errors import InputError

@@ -2,8 +2,7 @@
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from otad_ray.data.arrow_types import find_kind, read_bytes
+from otad_ray.data.parquet.files import open_parquet, refusing_damage, require_columns
+from otad_ray.data.parquet.types import find_kind, read_bytes
 from otad_ray.data.rows import Batch, digest_values
 from otad_ray.errors import InputError
 
@@ -205,61 +205,6 @@ class ParquetRows:
                     f"is outside {low}..{high - 1}"
                 )
         return batch.ids.numpy()
-
-
-@contextmanager
-def refusing_damage(path: Path) -> Iterator[None]:
-    """Turn what Arrow raises for a damaged page of a file into an InputError that names the file."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path}: a part of it cannot be read ({error}); damaged? fetch or write it again") from error
-
-
-def open_parquet(path: Path) -> pq.ParquetFile:
-    """Open a Parquet file by its footer; pages with checksums are verified when they are read.
-
-    Raises:
-        InputError: if there is no such file, or it has no footer.
-    """
-    try:
-        return pq.ParquetFile(path, memory_map=True, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    except (OSError, pa.ArrowException) as error:
-        raise InputError(f"{path} is no readable Parquet file ({error}); truncated? fetch it again") from error
-
-
-def read_columns(files: Sequence[Path], names: Sequence[str]) -> pa.Table:
-    """Read some columns of all files into memory.
-
-    Raises:
-        InputError: for a missing column or a damaged file.
-    """
-    tables = []
-    for path in files:
-        with open_parquet(path) as file:
-            require_columns(path, file.schema_arrow, names)
-            with refusing_damage(path):
-                tables.append(file.read(columns=list(names)).select(list(names)).replace_schema_metadata())
-    try:
-        return pa.concat_tables(tables, promote_options="permissive")
-    except pa.ArrowException as error:
-        raise InputError(f"{files[0].parent}: the files cannot be read together ({error}); write them again") from error
-
-
-def require_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> None:
-    """Refuse a file in which a column is missing, or there twice.
-
-    Raises:
-        InputError: naming the first such column.
-    """
-    for name in names:
-        count = schema.names.count(name)
-        if not count:
-            raise InputError(f"{path} lacks column {name!r}; it has {', '.join(schema.names)}")
-        if count > 1:
-            raise InputError(f"{path} has {count} columns called {name!r}; rename or remove all but one")
 
 
 def _find_groups(paths: Sequence[Path], columns: Columns, *, has_classes: bool) -> list[_Group]:
