@@ -6,6 +6,10 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from otad_ray.errors import InputError
+
+# Limits of this process's container.
+_CGROUP = Path("/sys/fs/cgroup")
 _VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
 
 
@@ -18,6 +22,59 @@ def job_command(name: str) -> str:
     """Return what starts a job here: its script in a checkout, else the command that the wheel installs."""
     script = Path(__file__).parents[1] / "jobs" / f"{name}.py"
     return f"python jobs/{name}.py" if script.is_file() else f"otad {name.replace('_', '-')}"
+
+
+def available_memory() -> int | None:
+    """Return the bytes that this process can still allocate, by the machine and its container; None if unknown."""
+    try:
+        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found = int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return None
+    limit, used = (_read_number(_CGROUP / name) for name in ("memory.max", "memory.current"))
+    # What the container's files hold in the page cache is given back on demand.
+    return found if limit is None or used is None else min(found, limit - used + _cached_memory())
+
+
+def require_memory(num_bytes: float, *, what: str, advice: str) -> None:
+    """Refuse what does not fit into memory, before any of it is allocated.
+
+    Args:
+        num_bytes: what is needed at the same time.
+        what: what needs it, a phrase.
+        advice: what to do, a phrase.
+
+    Raises:
+        InputError: if more is needed than is available.
+    """
+    available = available_memory()
+    if available is not None and num_bytes > available:
+        raise InputError(f"{what} need {format_bytes(num_bytes)}, {format_bytes(available)} are available; {advice}")
+
+
+def format_bytes(count: float) -> str:
+    """Return a number of bytes as people read it, in powers of 1000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} bytes" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _read_number(path: Path) -> int | None:
+    """Return the number in a file; None if there is no file, or no number in it (such as "max")."""
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _cached_memory() -> int:
+    try:
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.split()[0] == "inactive_file")
 
 
 def versions() -> dict[str, str]:

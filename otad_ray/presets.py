@@ -24,6 +24,7 @@ class Preset:
         name: the folder of its artifacts below the storage root, and the MLflow experiment.
         data_set: a name in the catalog, or the path of your own directory of Parquet files or .h5ad file.
         label_column: of your own data: its column of classes or targets.
+        allow_copies: of your own directory: whether a file may be a copy of another one, which is refused else.
         train_rows: how many training rows are used, a seeded sample (default: all).
         backbone: the network.
         training: how it is trained.
@@ -37,6 +38,7 @@ class Preset:
     name: Suppress[str]
     data_set: str
     label_column: str = DEFAULT_LABEL_COLUMN
+    allow_copies: bool = False
     train_rows: int | None = None
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -59,8 +61,9 @@ class Preset:
 
     @property
     def definition(self) -> DataSet:
-        """The data set; for the user's own, read from its files. InputError where there is none."""
-        return replace(data_set(self.data_set, label_column=self.label_column), train_rows=self.train_rows)
+        """The data set; if it is the user's own, it is read from its files. InputError if there is none."""
+        found = data_set(self.data_set, label_column=self.label_column, allow_copies=self.allow_copies)
+        return replace(found, train_rows=self.train_rows)
 
     @property
     def has_metric(self) -> bool:

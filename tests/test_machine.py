@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from otad_ray import machine
-from otad_ray.machine import describe_machine, job_command
+from otad_ray.errors import InputError
+from otad_ray.machine import available_memory, describe_machine, format_bytes, job_command, require_memory
 
 
 def test_the_machine_is_named() -> None:
@@ -20,3 +21,29 @@ def test_advice_names_a_command_that_is_there(monkeypatch: pytest.MonkeyPatch, t
     # As in a wheel, which has no scripts.
     monkeypatch.setattr(machine, "__file__", str(tmp_path / "otad_ray" / "machine.py"))
     assert job_command("build_memory") == "otad build-memory"
+
+
+def test_memory_is_known_and_what_exceeds_it_is_refused_with_the_way_out() -> None:
+    available = available_memory()
+    assert available is not None
+    assert available > 0
+    require_memory(1000, what="a few rows", advice="take fewer")
+    with pytest.raises(InputError, match=r"all rows need 9000000\.0 TB, .* are available; take fewer"):
+        require_memory(9e18, what="all rows", advice="take fewer")
+
+
+def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("60000\n")
+    assert available_memory() != 40_000
+    (tmp_path / "memory.max").write_text("90000\n")
+    (tmp_path / "memory.stat").write_text("anon 20\ninactive_file 10000\n")
+    assert available_memory() == 40_000
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(12, "12 bytes"), (1500, "1.5 kB"), (90_635_919_364, "90.6 GB"), (2.7e12, "2.7 TB")]
+)
+def test_bytes_are_written_as_people_read_them(count: float, text: str) -> None:
+    assert format_bytes(count) == text

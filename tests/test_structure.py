@@ -18,6 +18,7 @@ CROSS_MODULE_TESTS = {
     "certification/test_protocol.py",
     "certification/test_transformer_certificates.py",
     "cip/test_interruptions.py",
+    "data/own/test_properties.py",
     "data/test_real_data.py",
     "defenses/test_defenses.py",
     "defenses/test_users_autoattack.py",

@@ -7,8 +7,8 @@ from pathlib import Path
 from otad_ray.data.definition import ArraySource, DataSet, ParquetSource
 from otad_ray.data.image_archives import fetch_cifar10, fetch_fashion_mnist, fetch_tiny_imagenet
 from otad_ray.data.images import fetch_mnist, image_pixels, load_digits, raw_pixels
-from otad_ray.data.own_h5ad import own_h5ad
-from otad_ray.data.own_parquet import own_parquet
+from otad_ray.data.own.h5ad import own_h5ad
+from otad_ray.data.own.parquet import own_parquet
 from otad_ray.data.single_cell import CITESEQ_TYPES, EPS_UNIT, fetch_citeseq, read_citeseq
 from otad_ray.data.splits import grouped_split, grouped_tenth, random_split, stratified_split
 from otad_ray.data.synthetic import gaussian_classes, is_gaussian
@@ -137,15 +137,26 @@ _ALL = (
 DATA_SETS: Mapping[str, DataSet] = {definition.name: definition for definition in _ALL}
 
 
-def data_set(name: str, *, label_column: str = DEFAULT_LABEL_COLUMN) -> DataSet:
-    """The data set called `name`, or the user's own at the path `name`; InputError lists the known ones.
+def data_set(name: str, *, label_column: str = DEFAULT_LABEL_COLUMN, allow_copies: bool = False) -> DataSet:
+    """Return the data set called `name`, or the user's own at the path `name`.
 
     A name of the catalog comes first; else what holds a slash, ends with .h5ad or is a directory is a path. Gaussian
-    classes take parameters: `gaussian_classes_STD_CLASSES`. label_column: of the user's own data.
+    classes take parameters: `gaussian_classes_STD_CLASSES`.
+
+    Args:
+        name: a name or a path.
+        label_column: of the user's own data: its column of classes or targets.
+        allow_copies: of the user's own directory: whether a file may be a copy of another one, which is refused else,
+            because a net would be tested on rows that it was trained on.
+
+    Raises:
+        InputError: for an unknown name, which lists the known ones; and for data that cannot be read.
     """
     path = _own_path(name)
     if path is not None:
-        return own_h5ad(path, label_column) if path.suffix == ".h5ad" else own_parquet(path, label_column)
+        if path.suffix == ".h5ad":
+            return own_h5ad(path, label_column)
+        return own_parquet(path, label_column, allow_copies=allow_copies)
     if label_column != DEFAULT_LABEL_COLUMN:
         raise InputError(f"label_column {label_column!r} is for your own data, not for the data set {name!r}")
     if name in DATA_SETS:
@@ -158,7 +169,7 @@ def data_set(name: str, *, label_column: str = DEFAULT_LABEL_COLUMN) -> DataSet:
 
 
 def absolute_name(name: str) -> str:
-    """The name of a data set such that every process finds the same: a path is made absolute."""
+    """Return the name of a data set such that every process finds the same: a path is made absolute."""
     path = _own_path(name)
     return name if path is None else str(path)
 

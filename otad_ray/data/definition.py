@@ -10,7 +10,8 @@ from typing import Literal, Protocol, Self, get_args
 import numpy as np
 
 from otad_ray.artifacts import atomic_directory
-from otad_ray.data.rows import ArrayRows, Columns, Decoder, ParquetRows, Rows, SubsetRows
+from otad_ray.data.parquet.rows import Columns, Decoder, ParquetRows
+from otad_ray.data.rows import ArrayRows, Rows, SubsetRows
 from otad_ray.data.splits import random_tenth
 from otad_ray.errors import InputError
 
@@ -48,15 +49,39 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SourceNotes:
+    """What is known of a data set's files before any row is read.
+
+    Attributes:
+        layout: how its rows became train and test, a phrase.
+        used: the columns that are read, "name (type)" each; empty if the files are of a kind without columns.
+        left_out: files and columns that are not read, a phrase each.
+    """
+
+    layout: str = "train and test as the catalog fixes them"
+    used: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+_CATALOG_NOTES = SourceNotes()
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSet:
     """A data set: all that the rest of the system asks of one.
 
-    shape: of one sample. bounds: least and largest value of an input, or None.
-    eps_unit: what a perturbation budget of 1 means, said beside every number.
-    class_names: in the order of the labels; empty for regression, where y is float32.
-    validation: positions of the training rows that are the validation tenth.
-    bayes_accuracy: the best accuracy that any classifier can have, where it is known.
-    train_rows: the training part is a seeded sample of so many of its rows; None is all.
+    Attributes:
+        name: its name in the catalog, or that of the user's folder or file.
+        task: what its targets are.
+        class_names: in the order of the labels; empty for regression, where y is float32.
+        shape: shape of one sample.
+        bounds: least and largest value of an input, or None.
+        eps_unit: what a perturbation budget of 1 means, said beside every number.
+        source: where its rows come from.
+        validation: returns the positions of the training rows that are the validation tenth.
+        bayes_accuracy: the best accuracy that any classifier can have, where it is known.
+        train_rows: the training part is a seeded sample of so many of its rows; None is all.
+        notes: what is known of its files.
     """
 
     name: str
@@ -69,6 +94,7 @@ class DataSet:
     validation: Callable[[Rows], np.ndarray] = random_tenth
     bayes_accuracy: Callable[[], float] | None = None
     train_rows: int | None = None
+    notes: SourceNotes = _CATALOG_NOTES
 
     @property
     def dimension(self) -> int:
@@ -105,7 +131,7 @@ def open_split(definition: DataSet, split: Split, folders: DataFolders | None = 
 
 
 def _sample(rows: Rows, count: int) -> Rows:
-    """A seeded sample: of one size it is part of a larger one's."""
+    """Return a seeded random subset of `count` rows; a smaller subset is contained in every larger one."""
     if not 1 <= count <= len(rows):
         raise InputError(f"train_rows must be 1 to {len(rows)}, the training rows of {rows.origin}, got {count}")
     return SubsetRows(rows, np.random.default_rng(_SAMPLE_SEED).permutation(len(rows))[:count])

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from math import isqrt, prod
 from pathlib import Path
@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from otad_ray.data.rows import Decoder
+from otad_ray.data.parquet.rows import Decoder
+from otad_ray.data.parquet.types import read_bytes
 from otad_ray.errors import InputError
 
 _ROWS_PER_GROUP = 5000
@@ -32,23 +33,25 @@ _MNIST_DIGESTS = {
 
 
 def raw_pixels(shape: tuple[int, ...], column: str = "image") -> Decoder:
-    """Decoder of 8-bit pixels stored as bytes: float32 (n, *shape) in [0, 1]."""
+    """Return a decoder of 8-bit pixels stored as bytes: float32 (n, *shape) in [0, 1]."""
     size = prod(shape)
 
     def decode(table: pa.Table) -> np.ndarray:
-        images = table[column].to_pylist()
+        images = read_bytes(table[column])
         wrong = [image for image in images if not isinstance(image, bytes) or len(image) != size]
         if wrong:
             found = f"{len(wrong[0])} bytes" if isinstance(wrong[0], bytes) else f"a {type(wrong[0]).__name__}"
             raise ValueError(f"column {column!r} needs {size} bytes a sample (shape {shape}), found {found}")
-        pixels = np.frombuffer(b"".join(images), dtype=np.uint8)
+        pixels = np.frombuffer(
+            b"".join(_refuse_files(image, column, _FORMS_BESIDE_RAW) for image in images), dtype=np.uint8
+        )
         return pixels.reshape(-1, *shape).astype(np.float32) / 255
 
     return decode
 
 
 def image_pixels(shape: tuple[int, int, int], column: str = "image") -> Decoder:
-    """Decoder of images stored as JPEG, PNG or raw 8-bit pixels: float32 (n, 3, height, width) in [0, 1].
+    """Return a decoder of images stored as JPEG, PNG or raw 8-bit pixels: float32 (n, 3, height, width) in [0, 1].
 
     JPEG and PNG become RGB. Raw pixels are in the order of `shape`: all of a channel, row by row, before the next. A
     copy of a data set that was compressed as JPEG on the way does not have the original's pixels.
@@ -56,8 +59,8 @@ def image_pixels(shape: tuple[int, int, int], column: str = "image") -> Decoder:
 
     def decode(table: pa.Table) -> np.ndarray:
         pixels = np.empty((len(table), *shape), dtype=np.float32)
-        for position, image in enumerate(table[column].to_pylist()):
-            pixels[position] = _pixels(image, shape, column)
+        for position, image in enumerate(read_bytes(table[column])):
+            pixels[position] = _pixels(_refuse_files(image, column, _OTHER_FORMS), shape, column)
         pixels /= 255
         return pixels
 
@@ -65,12 +68,17 @@ def image_pixels(shape: tuple[int, int, int], column: str = "image") -> Decoder:
 
 
 def is_encoded(image: bytes) -> bool:
-    """Whether the bytes are a JPEG or PNG file: told by their signature, as a file may have any length."""
+    """Return whether the bytes are a JPEG or PNG file: their signature says it, as a file may have any length."""
     return image.startswith((b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"))
 
 
-def image_shape(image: bytes) -> tuple[int, int, int]:
-    """Channels, height and width of a JPEG or PNG file read as RGB, or of the raw pixels of a square image."""
+def image_shape(image: bytes | None) -> tuple[int, int, int]:
+    """Return channels, height and width of a JPEG or PNG file read as RGB, or of the raw pixels of a square image.
+
+    Raises:
+        ValueError: for bytes that are none of these.
+    """
+    image = _refuse_files(image, "image", _OTHER_FORMS)
     if is_encoded(image):
         channels, height, width = _decode_file(image, "image").shape
         return channels, height, width
@@ -83,9 +91,53 @@ def image_shape(image: bytes) -> tuple[int, int, int]:
     )
 
 
-def _pixels(image: object, shape: tuple[int, int, int], column: str) -> np.ndarray:
+def _refuse_files(image: object, column: str, forms: Mapping[str, Callable[[bytes], bool]]) -> bytes:
+    """Return the bytes; refuse files of some formats, which would pass for raw pixels if their length is a square."""
+    if image is None:
+        raise ValueError(f"column {column!r} holds an image without bytes, only its path; store the bytes of the file")
     if not isinstance(image, bytes):
         raise ValueError(f"column {column!r} needs bytes, found a {type(image).__name__}")
+    form = next((name for name, is_form in forms.items() if is_form(image)), None)
+    if form is not None:
+        raise ValueError(f"column {column!r} holds {form}; need JPEG, PNG or raw 8-bit pixels, one form in all rows")
+    return image
+
+
+def _is_bmp(image: bytes) -> bool:
+    # Two letters could be pixels; the length that follows them hardly.
+    return image.startswith(b"BM") and int.from_bytes(image[2:6], "little") == len(image)
+
+
+def _is_base64(image: bytes) -> bool:
+    return len(image) % 4 == 0 and image.startswith(_BASE64_STARTS)
+
+
+def _is_whole_jpeg(image: bytes) -> bool:
+    # Three bytes could be pixels.
+    return image.startswith(b"\xff\xd8\xff") and image[6:10] in (b"JFIF", b"Exif") and image.endswith(b"\xff\xd9")
+
+
+# The first characters of PNG, JPEG, GIF and WebP files in base64.
+_BASE64_STARTS = (b"iVBORw0KGgo", b"/9j/4", b"R0lGODlh", b"R0lGODdh", b"UklGR")
+_OTHER_FORMS: Mapping[str, Callable[[bytes], bool]] = {
+    "WebP files": lambda image: image.startswith(b"RIFF") and image[8:12] == b"WEBP",
+    "GIF files": lambda image: image.startswith((b"GIF87a", b"GIF89a")),
+    "BMP files": _is_bmp,
+    "TIFF files": lambda image: image.startswith((b"II*\0\x08\0\0\0", b"MM\0*\0\0\0\x08")),
+    "AVIF or HEIC files": lambda image: image[4:8] == b"ftyp",
+    "JPEG 2000 files": lambda image: image.startswith(b"\0\0\0\x0cjP  \r\n"),
+    "JPEG XL files": lambda image: image.startswith(b"\0\0\0\x0cJXL \r\n"),
+    "NumPy files": lambda image: image.startswith(b"\x93NUMPY"),
+    "images as base64 text": _is_base64,
+}
+_FORMS_BESIDE_RAW = {
+    **_OTHER_FORMS,
+    "PNG files beside raw pixels": lambda image: image.startswith(b"\x89PNG\r\n\x1a\n"),
+    "JPEG files beside raw pixels": _is_whole_jpeg,
+}
+
+
+def _pixels(image: bytes, shape: tuple[int, int, int], column: str) -> np.ndarray:
     if is_encoded(image):
         pixels = _decode_file(image, column)
         found = f"an image of {pixels.shape[1]} x {pixels.shape[2]}"

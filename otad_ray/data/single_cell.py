@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from otad_ray.data.downloads import Remote, download
-from otad_ray.data.rows import read_columns
+from otad_ray.data.parquet.files import read_columns
 from otad_ray.data.tables import Table, list_values
 from otad_ray.errors import InputError
 
@@ -71,7 +71,7 @@ def read_citeseq(files: list[Path]) -> Table:
     """Normalized cells and their types 0..10, without Mouse and Unknown, in the order of the counts' content."""
     columns = read_columns(files, ("counts", "label"))
     try:
-        counts = list_values("counts", _CITESEQ_GENES)(columns)
+        counts = list_values("counts", (_CITESEQ_GENES,))(columns)
     except ValueError as error:
         raise InputError(f"{files[0].parent}: {error}") from error
     labels = columns["label"].to_numpy()

@@ -3,18 +3,21 @@
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
 from otad_ray.data.definition import DataFolders, DataSet, find_folder, parquet_files
 from otad_ray.data.downloads import Remote, download
-from otad_ray.data.rows import ArrayRows, Decoder, Rows, read_columns
+from otad_ray.data.parquet.files import read_columns
+from otad_ray.data.parquet.rows import Decoder
+from otad_ray.data.parquet.types import read_lists, read_numbers
+from otad_ray.data.rows import ArrayRows, Rows
 from otad_ray.data.splits import TrainTest
 from otad_ray.errors import InputError
 
@@ -74,25 +77,19 @@ def standardize(x: np.ndarray, train: np.ndarray) -> np.ndarray:
 
 
 def feature_values(names: Sequence[str]) -> Decoder:
-    """Decoder of one column of numbers a feature: float32 (n, D)."""
+    """Return a decoder of one column of numbers a feature: float32 (n, D)."""
 
     def decode(table: pa.Table) -> np.ndarray:
-        return np.stack([table[name].to_numpy().astype(np.float32) for name in names], axis=1)
+        return np.stack([read_numbers(table[name]).astype(np.float32) for name in names], axis=1)
 
     return decode
 
 
-def list_values(column: str, dimension: int) -> Decoder:
-    """Decoder of a column of lists of numbers: float32 (n, dimension)."""
+def list_values(column: str, shape: tuple[int, ...]) -> Decoder:
+    """Return a decoder of a column of lists or tensors of numbers: float32 (n, *shape)."""
 
     def decode(table: pa.Table) -> np.ndarray:
-        lists = table[column].combine_chunks()
-        lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
-        wrong = lengths[lengths != dimension]
-        if len(wrong):
-            raise ValueError(f"column {column!r} needs {dimension} values a row, found {wrong[0]:.0f}")
-        values = lists.flatten().to_numpy(zero_copy_only=False)
-        return values.astype(np.float32).reshape(-1, dimension)
+        return read_lists(table[column], column, prod(shape)).astype(np.float32).reshape(-1, *shape)
 
     return decode
 

@@ -38,15 +38,18 @@ def run_job(name: str, arguments: Sequence[str] | None = None, *, prog: str | No
     job = JOBS[name]
     module = import_module(job.module)
     config, run, description = getattr(module, job.config), getattr(module, job.run), module.__doc__ or ""
-    if job.default_preset is None:
+    if job.finding is not None:
+        finding = job.finding
         check_main(
             config,
             run,
             description=description,
-            failed=lambda result: job.finding is not None and bool(result[job.finding]),
+            failed=lambda result: bool(result[finding]),
             arguments=arguments,
             prog=prog,
         )
+    elif job.default_preset is None:
+        options_main(config, run, description=description, arguments=arguments, prog=prog)
     else:
         main(
             config,
@@ -129,6 +132,19 @@ def check_main(
     result = _run(lambda: tyro.cli(config, args=arguments, prog=prog, description=summary), run, bad_input=1)
     if failed(result):
         raise SystemExit(2)
+
+
+def options_main(
+    config: type[Options],
+    run: Callable[[Options], dict[str, Any]],
+    *,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Run a job whose options name no preset from the command line; it exits as `main` does."""
+    summary = description.partition("\n")[0]
+    _run(lambda: tyro.cli(config, args=arguments, prog=prog, description=summary), run)
 
 
 def _run(parse_options: Callable[[], Options], run: Callable[[Options], dict[str, Any]], bad_input: int = 2) -> Any:

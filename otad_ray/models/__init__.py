@@ -7,6 +7,7 @@ from otad_ray.models.backbones import (
     ViTConfig,
     backbone_config,
     build_backbone,
+    count_backbone_bytes,
     load_backbone,
     save_backbone,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "build_backbone",
     "build_cip_net",
     "build_metric_net",
+    "count_backbone_bytes",
     "load_backbone",
     "load_cip_net",
     "load_metric_net",

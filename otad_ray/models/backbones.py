@@ -6,6 +6,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from otad_ray.errors import InputError
 from otad_ray.models.backbone import Backbone
 from otad_ray.models.checkpoints import Architecture, Family
@@ -106,6 +108,22 @@ def build_backbone(options: BackboneConfig, *, shape: tuple[int, ...], num_outpu
     """A new backbone, randomly initialized from torch's global generator."""
     config = backbone_config(options, shape=shape, num_outputs=num_outputs)
     return BACKBONES.find(options.architecture).build(config)
+
+
+def count_backbone_bytes(options: BackboneConfig, *, shape: tuple[int, ...], num_outputs: int) -> int:
+    """Return the bytes of a backbone's parameters and buffers; nothing is allocated for that.
+
+    Args:
+        options: which backbone, and how deep.
+        shape: of a sample.
+        num_outputs: classes, or 1 for a regression.
+
+    Raises:
+        InputError: for options that do not fit the samples.
+    """
+    with torch.device("meta"):
+        backbone = build_backbone(options, shape=shape, num_outputs=num_outputs)
+    return sum(tensor.numel() * tensor.element_size() for tensor in (*backbone.parameters(), *backbone.buffers()))
 
 
 def save_backbone(directory: Path, backbone: Backbone) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,16 @@ from otad_ray.data import Split, load_all
 from otad_ray.engine.training import Trainer, train_here
 from otad_ray.errors import InputError
 from otad_ray.evaluation import transport_diagnostics
-from otad_ray.models import Backbone, backbone_config, build_backbone, load_backbone, save_backbone
+from otad_ray.machine import format_bytes, require_memory
+from otad_ray.models import (
+    Backbone,
+    BackboneConfig,
+    backbone_config,
+    build_backbone,
+    count_backbone_bytes,
+    load_backbone,
+    save_backbone,
+)
 from otad_ray.recipes.networks import NetworkRecipe, Trained, ensure_network, find_network
 from otad_ray.recipes.sample_task import SampleTask
 from otad_ray.recipes.workspace import Workspace
@@ -28,6 +37,9 @@ logger = logging.getLogger(__name__)
 # Rows whose neighborhoods are looked at when a backbone is diagnosed: those of the largest published sets.
 _DIAGNOSED_ROWS = 100_000
 _EMBEDDED_ROWS = 4096
+# Tensors as large as the weights that an optimizer keeps.
+_MOMENTS = {"sgd": 1, "adamw": 2}
+_SMALL_HIDDEN = 512
 # Rows at whose tokens the Lipschitz constants of attention are measured.
 _ATTENTION_ROWS = 8
 
@@ -76,6 +88,7 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
         return BackboneTask.of(self.workspace)
 
     def check(self) -> None:
+        check_memory(self.workspace)
         check_rows(self.workspace)
 
     def measure(self, network: Backbone) -> Mapping[str, float]:
@@ -115,7 +128,9 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
         integration = self.workspace.preset.integration
         # The shares of neighborhoods among the metrics are of these.
         diagnosed_at = {"neighbors": integration.num_neighbors, "regularity": integration.regularity}
-        return to_jsonable({"diagnosed_at": diagnosed_at})
+        description = self.workspace.description
+        repeats = {"repeated_rows": description.repeated_rows, "test_rows_in_train": description.test_rows_in_train}
+        return to_jsonable({"diagnosed_at": diagnosed_at, **repeats})
 
 
 def ensure_backbone(workspace: Workspace, trainer: Trainer = train_here) -> Trained[Backbone]:
@@ -145,6 +160,30 @@ def _resolve_options(workspace: Workspace) -> Any:
     """Return the backbone's own configuration; refuse, before any row is read, samples that it does not fit."""
     definition = workspace.definition
     return backbone_config(workspace.preset.backbone, shape=definition.shape, num_outputs=definition.num_outputs)
+
+
+def check_memory(workspace: Workspace) -> None:
+    """Refuse a training that does not fit into memory, before any of it is allocated.
+
+    It holds the weights, as many gradients, the optimizer's moments, and all training samples.
+    """
+    preset, definition = workspace.preset, workspace.definition
+
+    def count_bytes(options: BackboneConfig) -> int:
+        return count_backbone_bytes(options, shape=definition.shape, num_outputs=definition.num_outputs)
+
+    copies = 2 + _MOMENTS[preset.training.optimizer]
+    weights, samples = count_bytes(preset.backbone), workspace.description.sample_bytes
+    advice = "set --backbone.hidden, --backbone.num-blocks or --train-rows to less"
+    if copies * weights > samples and preset.backbone.hidden is None:
+        smaller = copies * count_bytes(replace(preset.backbone, hidden=_SMALL_HIDDEN)) + samples
+        advice = f"set --backbone.hidden: with {_SMALL_HIDDEN} it is {format_bytes(smaller)}"
+    require_memory(
+        copies * weights + samples,
+        what=f"weights of {format_bytes(weights)}, their gradients and moments, and samples of "
+        f"{format_bytes(samples)} ({definition.dimension} values each)",
+        advice=advice,
+    )
 
 
 def check_rows(workspace: Workspace) -> None:

@@ -1,5 +1,6 @@
 """A preset in a storage root: where its artifacts lie, its rows, its tracked runs, and what is open of it."""
 
+import logging
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import replace
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from otad_ray.artifacts import MANIFEST, content_hash, read_manifest, storage_root, write_json
-from otad_ray.data import DataFolders, DataSet, Rows, Split, open_split
+from otad_ray.data import DataDescription, DataFolders, DataSet, Rows, Split, describe_data_set, open_split
 from otad_ray.errors import InputError
 from otad_ray.machine import job_command
 from otad_ray.options import ActorJobConfig, JobConfig
@@ -17,6 +18,11 @@ from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
 # Folder of a storage root with a storage root for each night.
 NIGHTS = "nightly"
 _DEFAULT_SEARCH = "torch"
+
+logger = logging.getLogger(__name__)
+
+# Descriptions that this process logged: the variants of a preset have the same data set.
+_LOGGED: set[str] = set()
 
 Opened = TypeVar("Opened")
 
@@ -64,9 +70,27 @@ class Workspace:
         """The preset's data set."""
         return self.preset.definition
 
+    @property
+    def description(self) -> DataDescription:
+        """What the data set holds."""
+        return self.open_once("description", self._describe)
+
     def rows(self, split: Split) -> Rows:
-        """Return the rows of a split of the data set; downloads are kept below the root."""
+        """Return the rows of a split of the data set; downloads are kept below the root.
+
+        The data set is described, in the log, before the first of them are read.
+        """
+        _ = self.description
         return self.open_once(("rows", split), lambda: open_split(self.definition, split, self.folders))
+
+    def _describe(self) -> DataDescription:
+        """Describe the data set, and log that once in a process."""
+        description = describe_data_set(self.definition, self.folders)
+        text = str(description)
+        if text not in _LOGGED:
+            _LOGGED.add(text)
+            logger.info("%s", text)
+        return description
 
     def directory(self, kind: str, identity: Any) -> Path:
         """Return `<root>/<preset>/<kind>/<hash>` for what a result depends on."""

@@ -15,7 +15,8 @@ from sklearn.datasets import load_digits
 from otad_ray.data import DATA_SETS, DataFolders, DataSet, data_set, load_all, open_split
 from otad_ray.data.definition import ParquetSource
 from otad_ray.data.images import raw_pixels, write_pixels
-from otad_ray.data.rows import Columns, iterate
+from otad_ray.data.parquet.rows import Columns
+from otad_ray.data.rows import iterate
 from otad_ray.errors import InputError
 
 

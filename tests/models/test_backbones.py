@@ -9,7 +9,7 @@ import torch
 
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.errors import InputError
-from otad_ray.models import BackboneConfig, build_backbone, load_backbone, save_backbone
+from otad_ray.models import BackboneConfig, build_backbone, count_backbone_bytes, load_backbone, save_backbone
 from otad_ray.training import EpochMetrics, TrainingConfig, accuracy, train_backbone
 
 
@@ -140,3 +140,16 @@ def test_a_diverging_run_says_so() -> None:
 def test_training_config_refuses(change: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(change))):
         TrainingConfig(**change)
+
+
+@pytest.mark.parametrize("architecture", ["fc_resnet", "fc_plain", "vit"])
+def test_bytes_are_counted_without_allocating_or_drawing(architecture: str) -> None:
+    options = BackboneConfig(architecture=architecture, num_blocks=2)
+    before = torch.get_rng_state()
+    counted = count_backbone_bytes(options, shape=(3, 8, 8), num_outputs=10)
+    assert torch.equal(torch.get_rng_state(), before)
+    network = build_backbone(options, shape=(3, 8, 8), num_outputs=10)
+    assert counted == sum(tensor.nbytes for tensor in network.state_dict().values())
+    # The paper's net for photos: 90.6 GB a matrix, of which each block has two.
+    photos = count_backbone_bytes(BackboneConfig(num_blocks=1), shape=(3, 224, 224), num_outputs=2)
+    assert photos == pytest.approx(2 * 90.6e9, rel=1e-3)

@@ -1,5 +1,6 @@
 """A user's own .h5ad file: dense and sparse matrices of counts, and what is refused."""
 
+import fcntl
 import sys
 from pathlib import Path
 
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
+from otad_ray import machine
 from otad_ray.data import data_set, load_all, open_split
-from otad_ray.data import own_h5ad as module
+from otad_ray.data.own import h5ad as module
 from otad_ray.data.single_cell import normalize_counts
 from otad_ray.errors import InputError
 
@@ -21,7 +23,7 @@ TYPES = np.array(["rod", "cone", "amacrine"])[np.arange(60) % 3]
 FORMS = {"dense": np.asarray, "csr": scipy.sparse.csr_matrix, "csc": scipy.sparse.csc_matrix}
 
 
-def write(path: Path, x: object = COUNTS, **columns: object) -> Path:
+def write(path: Path, x: object = COUNTS, compression: str | None = None, **columns: object) -> Path:
     count = len(TYPES) if x is None else x.shape[0]
     # anndata 0.12.6 reads files under pandas 3, but writes only strings that are objects.
     obs = pd.DataFrame(
@@ -30,7 +32,7 @@ def write(path: Path, x: object = COUNTS, **columns: object) -> Path:
     )
     obs = obs.astype({name: object for name in obs if obs[name].dtype == "str"})
     var = pd.DataFrame(index=pd.Index([f"gene{column}" for column in range(8)], dtype=object))
-    anndata.AnnData(X=x, obs=obs, var=var).write_h5ad(path)
+    anndata.AnnData(X=x, obs=obs, var=var).write_h5ad(path, compression=compression)
     return path
 
 
@@ -123,3 +125,75 @@ def test_without_anndata_the_message_says_what_to_install(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "anndata", None)
     with pytest.raises(InputError, match="needs the package anndata: install it, or otad_ray with its extra"):
         data_set(str(path))
+
+
+def test_a_file_that_another_program_writes_is_refused_as_open(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5ad")
+    with path.open("rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match=r"a\.h5ad is open in another program, which writes to it; close it there"):
+            data_set(str(path), label_column="cell_type")
+
+
+def damage(path: Path, name: str) -> None:
+    """Overwrite the first chunk of a data set of a file."""
+    with h5py.File(path) as file:
+        chunk = file[name].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("dense", "X"), ("csr", "X/data"), ("csr", "X/indices"), ("csc", "X/indptr")]
+)
+def test_a_damaged_matrix_is_refused_by_the_files_name(tmp_path: Path, form: str, name: str) -> None:
+    path = write(tmp_path / "a.h5ad", FORMS[form](COUNTS), compression="gzip")
+    damage(path, name)
+    with pytest.raises(InputError, match=r"a\.h5ad: its matrix X cannot be read .*damaged\?"):
+        open_split(data_set(str(path), label_column="cell_type"), "train")
+
+
+def test_indices_outside_of_a_sparse_matrix_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5ad", scipy.sparse.csr_matrix(COUNTS))
+    with h5py.File(path, "r+") as file:
+        file["X/indices"][3] = 10_000
+    with pytest.raises(InputError, match=r"its matrix X cannot be read"):
+        open_split(data_set(str(path), label_column="cell_type"), "train")
+
+
+def test_rounded_normalized_counts_are_refused(tmp_path: Path) -> None:
+    counts = np.random.default_rng(1).poisson(np.linspace(20, 90, 60)[:, None], (60, 8))
+    scaled = np.round(1e4 * counts / counts.sum(1, keepdims=True)).astype(np.float32)
+    path = write(tmp_path / "a.h5ad", scaled)
+    with pytest.raises(InputError, match=r"60 of 60 cells have the same total of about 10000, .* need raw counts"):
+        open_split(data_set(str(path), label_column="cell_type"), "train")
+
+
+@pytest.mark.parametrize("mean", [0.5, 2.0, 500.0])
+def test_raw_counts_of_equal_depth_are_read(tmp_path: Path, mean: float) -> None:
+    counts = 1 + np.random.default_rng(1).poisson(mean, (60, 8))
+    path = write(tmp_path / "a.h5ad", counts.astype(np.float32))
+    assert len(open_split(data_set(str(path), label_column="cell_type"), "train")) == 48
+
+
+def test_cells_sampled_down_to_one_total_are_read(tmp_path: Path) -> None:
+    counts = np.random.default_rng(1).multinomial(100, np.full(8, 1 / 8), 60)
+    path = write(tmp_path / "a.h5ad", counts.astype(np.float32))
+    assert len(open_split(data_set(str(path), label_column="cell_type"), "train")) == 48
+
+
+def test_cells_that_do_not_fit_into_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(tmp_path / "a.h5ad")
+    monkeypatch.setattr(machine, "available_memory", lambda: 1000)
+    with pytest.raises(
+        InputError, match=r"48 cells of 8 genes as float32 need 1\.5 kB, 1\.0 kB are available; keep fewer"
+    ):
+        open_split(data_set(str(path), label_column="cell_type"), "train")
+
+
+def test_what_the_file_holds_besides_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.h5ad", batch=["b"] * 60)
+    notes = data_set(str(path), label_column="cell_type").notes
+    assert notes.left_out == ("obs column batch",)
+    assert notes.used[0] == "X (float32, as counts)"

@@ -1,0 +1,1 @@
+"""Data of the user's own: directories of Parquet files, and .h5ad files."""
