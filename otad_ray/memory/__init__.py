@@ -1,6 +1,7 @@
 """The neighbor memory: exact search over keys, and the points and features that are integrated."""
 
 from otad_ray.memory.approximation import approximate_feature, net_inputs
+from otad_ray.memory.columns import make_column, make_list_column
 from otad_ray.memory.integration import (
     IntegrationConfig,
     Neighborhood,
@@ -33,6 +34,8 @@ __all__ = [
     "label_rows",
     "label_schema",
     "label_weights",
+    "make_column",
+    "make_list_column",
     "nearest_others",
     "neighborhoods",
     "net_inputs",

@@ -6,6 +6,7 @@ import torch
 
 from otad_ray.cip import RETRYABLE, Status, center_displacement, combine_centers
 from otad_ray.errors import InputError
+from otad_ray.memory.columns import make_column
 from otad_ray.memory.integration import IntegrationConfig, integrate_neighbors
 from otad_ray.memory.neighbor_memory import NeighborMemory
 
@@ -59,7 +60,7 @@ def label_rows(
         "solver": [solution.solver] * len(ids),
         "feature": solution.feature,
     }
-    return pa.table([_column(columns[field.name], field.type) for field in schema], schema=schema)
+    return pa.table([make_column(columns[field.name], field.type) for field in schema], schema=schema)
 
 
 def label_features(memory: NeighborMemory, labels: pa.Table, config: IntegrationConfig) -> torch.Tensor:
@@ -98,12 +99,3 @@ def label_weights(labels: pa.Table, num_neighbors: int) -> torch.Tensor:
     """Weights (n, K) float64 of label rows."""
     flat = labels["weights"].combine_chunks().flatten().to_numpy()
     return torch.from_numpy(flat.astype(np.float64)).view(len(labels), num_neighbors)
-
-
-def _column(values: torch.Tensor | list[str], kind: pa.DataType) -> pa.Array:
-    if not isinstance(values, torch.Tensor):
-        return pa.array(values, kind)
-    if pa.types.is_fixed_size_list(kind):
-        flat = values.reshape(-1).numpy().astype(kind.value_type.to_pandas_dtype())
-        return pa.FixedSizeListArray.from_arrays(pa.array(flat, kind.value_type), type=kind)
-    return pa.array(values.numpy().astype(kind.to_pandas_dtype()), kind)

@@ -18,7 +18,7 @@ from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.training import Trainer, TrainingTask, check_complete, train_here
 from otad_ray.errors import InputError
 from otad_ray.machine import job_command
-from otad_ray.memory import NeighborMemory, label_positions, label_weights, net_inputs
+from otad_ray.memory import NeighborMemory, label_positions, label_weights, make_list_column, net_inputs
 from otad_ray.models import CipNet, build_cip_net, load_cip_net, save_cip_net
 from otad_ray.presets import Preset
 from otad_ray.recipes.labels import LABEL_IDENTITY, ensure_labels, open_labels
@@ -79,10 +79,8 @@ class CipNetTask(TrainingTask):
             rows, near = label_positions(memory, solved, neighbors)
             columns = {
                 "position": rows.numpy(),
-                "neighbors": pa.FixedSizeListArray.from_arrays(near.flatten().numpy(), neighbors),
-                "weights": pa.FixedSizeListArray.from_arrays(
-                    label_weights(solved, neighbors).flatten().numpy(), neighbors
-                ),
+                "neighbors": make_list_column(near),
+                "weights": make_list_column(label_weights(solved, neighbors)),
             }
             yield pa.table(columns)
 

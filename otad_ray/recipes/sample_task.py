@@ -12,6 +12,7 @@ from torch import Tensor
 from otad_ray.data import DataFolders, open_split
 from otad_ray.data.rows import iterate
 from otad_ray.engine.training import TrainingTask, check_complete
+from otad_ray.memory import make_list_column
 from otad_ray.presets import Preset
 from otad_ray.recipes.workspace import Workspace
 
@@ -52,10 +53,9 @@ class SampleTask(TrainingTask):
         """Yield blocks of rows with columns position, x (the values of a sample) and y."""
         rows = open_split(self.preset.definition, self.preset.training.rows, self.folders)
         for number, batch in enumerate(iterate(rows, _ROWS_PER_BLOCK)):
-            x = batch.x.flatten(1)
             columns = {
-                "position": number * _ROWS_PER_BLOCK + np.arange(len(x)),
-                "x": pa.FixedSizeListArray.from_arrays(x.flatten().numpy(), x.shape[1]),
+                "position": number * _ROWS_PER_BLOCK + np.arange(len(batch.x)),
+                "x": make_list_column(batch.x),
                 "y": batch.y.numpy(),
             }
             yield pa.table(columns)

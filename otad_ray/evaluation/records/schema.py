@@ -6,9 +6,10 @@ A null says that something was not evaluated; NaN, -1 or "" that it does not app
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from torch import Tensor
+
+from otad_ray.memory import make_column
 
 
 class RecordStatus(StrEnum):
@@ -109,20 +110,13 @@ def record_schema(*, regression: bool = False) -> pa.Schema:
 
 
 def record_table(columns: dict[str, Any], schema: pa.Schema, num_rows: int) -> pa.Table:
-    """A table of the schema; a column that is not given is null, a single value fills its column."""
+    """Return a table of the schema; a column that is not given is null, a single value fills its column."""
     return pa.table([_column(columns.get(field.name), field.type, num_rows) for field in schema], schema=schema)
 
 
 def _column(values: Any, kind: pa.DataType, num_rows: int) -> pa.Array:
     if isinstance(values, pa.Array):
         return values
-    if isinstance(values, list):
-        return pa.array(values, kind)
-    if not isinstance(values, Tensor):
-        return pa.nulls(num_rows, kind) if values is None else pa.repeat(pa.scalar(values, kind), num_rows)
-    array = values.detach().cpu().numpy()
-    if pa.types.is_list(kind):
-        rows = np.ascontiguousarray(array.reshape(len(array), -1), dtype=np.float32)
-        offsets = np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32)
-        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(rows.reshape(-1)))
-    return pa.array(array.astype(kind.to_pandas_dtype()), kind)
+    if isinstance(values, list | Tensor):
+        return make_column(values, kind)
+    return pa.nulls(num_rows, kind) if values is None else pa.repeat(pa.scalar(values, kind), num_rows)
