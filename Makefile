@@ -10,7 +10,7 @@ PROMETHEUS_BINARY := $(TOOLS)/usr/bin/prometheus
 # uv does not read pip's configuration: give it the same wheels.
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 
-.PHONY: setup demo test test-slow chaos lint format clean prometheus dashboards-check
+.PHONY: setup demo test test-slow test-wheel chaos lint format clean prometheus dashboards-check
 
 setup: $(STAMP)
 
@@ -35,6 +35,10 @@ test: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow --ignore tests/chaos
 
+# The wheel, installed into an environment of its own that shares the installed dependencies, labels digits.
+test-wheel: $(STAMP)
+	$(BIN)/python -m pytest tests/packaging -m slow
+
 # Faults with real processes, one after the other, and a table of what they left. Disks need the right to mount.
 chaos: $(STAMP)
 	$(BIN)/python -m pytest tests/chaos -m 'slow or not slow'
@@ -53,13 +57,16 @@ format: $(STAMP)
 prometheus: $(PROMETHEUS_BINARY)
 
 $(PROMETHEUS_BINARY):
+	@command -v apt-get >/dev/null || { \
+		echo "Prometheus is fetched with apt-get, which is missing here; put one on the PATH or set PROMETHEUS" >&2; exit 1; }
 	@mkdir -p $(TOOLS)
 	cd $(TOOLS) && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
 	dpkg -x $(TOOLS)/prometheus_*.deb $(TOOLS)
 	rm $(TOOLS)/prometheus_*.deb
 	@touch $@
 
-dashboards-check: $(STAMP)
+# Prometheus is fetched unless there is one: named by the variable PROMETHEUS, or on the PATH.
+dashboards-check: $(STAMP) $(if $(or $(PROMETHEUS),$(shell command -v prometheus)),,$(PROMETHEUS_BINARY))
 	@PYTHONPATH=tests $(BIN)/python -m helpers.check_panels
 
 clean:

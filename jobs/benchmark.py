@@ -1,12 +1,6 @@
-"""How fast: convex integration, search, the label job and its memory, as ratios measured within one run.
+"""Run the job of `otad_ray.jobs.benchmark` on the command line; --help lists its options."""
 
-python jobs/benchmark.py                      # mnist
-python jobs/benchmark.py digits --parts search labels
-python jobs/benchmark.py cifar10_vit --parts transformer
-"""
-
-from otad_ray.jobs.benchmark import BenchmarkConfig, run_benchmark
-from otad_ray.jobs.cli import main
+from otad_ray.jobs.cli import run_job
 
 if __name__ == "__main__":
-    main(BenchmarkConfig, run_benchmark, description=__doc__ or "", default_preset="mnist")
+    run_job("benchmark")

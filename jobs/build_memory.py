@@ -1,11 +1,6 @@
-"""Build the neighbor memory of a preset: the training points with their features, unless it is there already.
+"""Run the job of `otad_ray.jobs.build_memory` on the command line; --help lists its options."""
 
-python jobs/build_memory.py mnist
-"""
-
-from otad_ray.jobs.build_memory import run_memory_build
-from otad_ray.jobs.cli import main
-from otad_ray.options import JobConfig
+from otad_ray.jobs.cli import run_job
 
 if __name__ == "__main__":
-    main(JobConfig, run_memory_build, description=__doc__ or "")
+    run_job("build_memory")

@@ -1,12 +1,6 @@
-"""Standard accuracy (or MSE) of net, KNN and OTAD (both cross terms), relative error RE, and transport diagnostics.
+"""Run the job of `otad_ray.jobs.evaluate` on the command line; --help lists its options."""
 
-python jobs/evaluate.py                       # digits
-python jobs/evaluate.py mnist --regularity.smoothness 3
-python jobs/evaluate.py digits_vit --otad-nn  # OTAD-T, and OTAD-T-NN beside it
-"""
-
-from otad_ray.jobs.cli import main
-from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
+from otad_ray.jobs.cli import run_job
 
 if __name__ == "__main__":
-    main(EvaluateConfig, run_evaluation, description=__doc__ or "")
+    run_job("evaluate")

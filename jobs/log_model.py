@@ -1,11 +1,6 @@
-"""Log a defense of a preset, with its backbone and memory, as an MLflow model that loads without pickle.
+"""Run the job of `otad_ray.jobs.log_model` on the command line; --help lists its options."""
 
-python jobs/log_model.py                      # OTAD on digits
-python jobs/log_model.py mnist --defense knn --register mnist-knn
-"""
-
-from otad_ray.jobs.cli import main
-from otad_ray.jobs.log_model import LogModelConfig, run_log_model
+from otad_ray.jobs.cli import run_job
 
 if __name__ == "__main__":
-    main(LogModelConfig, run_log_model, description=__doc__ or "")
+    run_job("log_model")

@@ -1,12 +1,9 @@
-"""Submit any of the jobs beside this file to a Ray cluster, follow it, and end with its driver's exit code.
+"""Run the command of `otad_ray.jobs.submit`: submit a job of this folder to a Ray cluster."""
 
-python jobs/submit.py label_qcp mnist --num-actors 16
-python jobs/submit.py --no-wait nightly_sweep
-"""
-
+import sys
 from pathlib import Path
 
-from otad_ray.cluster.job_client import main
+from otad_ray.jobs.submit import main
 
 if __name__ == "__main__":
-    raise SystemExit(main(repository=Path(__file__).resolve().parents[1], description=__doc__ or ""))
+    raise SystemExit(main(sys.argv[1:], prog=sys.argv[0], repository=Path(__file__).resolve().parents[1]))

@@ -1,11 +1,6 @@
-"""Train the CIP-net of a preset, which approximates the solver, on its labels, unless it is there already.
+"""Run the job of `otad_ray.jobs.train_cip_net` on the command line; --help lists its options."""
 
-python jobs/train_cip_net.py digits_vit
-python jobs/train_cip_net.py digits_vit --cip-net.head feature --cip-net-training.alpha 0.5
-"""
-
-from otad_ray.jobs.cli import main
-from otad_ray.jobs.train_cip_net import CipNetJobConfig, run_cip_net_training
+from otad_ray.jobs.cli import run_job
 
 if __name__ == "__main__":
-    main(CipNetJobConfig, run_cip_net_training, description=__doc__ or "", default_preset="digits_vit")
+    run_job("train_cip_net")

@@ -1,12 +1,6 @@
-"""Train the metric net of a preset, by whose keys neighbors are searched, unless it is there already.
+"""Run the job of `otad_ray.jobs.train_metric` on the command line; --help lists its options."""
 
-python jobs/train_metric.py digits_vit
-python jobs/train_metric.py cifar10_vit --metric.architecture orthogonal     # 1-Lipschitz: predictions can be certified
-"""
-
-from otad_ray.jobs.cli import main
-from otad_ray.jobs.train_metric import run_metric_training
-from otad_ray.options import TrainJobConfig
+from otad_ray.jobs.cli import run_job
 
 if __name__ == "__main__":
-    main(TrainJobConfig, run_metric_training, description=__doc__ or "", default_preset="digits_vit")
+    run_job("train_metric")

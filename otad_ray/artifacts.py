@@ -15,13 +15,16 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, TextIO
 
 from otad_ray.errors import InputError, RetryableError
 
 MANIFEST = "manifest.json"
+# Metadata of a dataclass field that is called otherwise in JSON, such as one that was renamed.
+JSON_NAME = "json_name"
 # Tells this process from earlier ones of the same number.
 _START = secrets.token_hex(4)
 # What a storage says to those who write: it is full, or read-only.
@@ -59,9 +62,11 @@ def file_sha256(path: Path) -> str:
 
 
 def to_jsonable(value: Any) -> Any:
-    """The value with dataclasses turned into mappings, paths into strings and tuples into lists."""
+    """Return the value with dataclasses turned into mappings, paths into strings and tuples into lists."""
     if is_dataclass(value) and not isinstance(value, type):
-        return to_jsonable(asdict(value))
+        return {
+            item.metadata.get(JSON_NAME, item.name): to_jsonable(getattr(value, item.name)) for item in fields(value)
+        }
     if isinstance(value, Mapping):
         return {str(key): to_jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -69,6 +74,15 @@ def to_jsonable(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value
+
+
+def replace_non_finite(value: Any) -> Any:
+    """Return a value of JSON types with infinities and NaN as text, for which JSON has no number."""
+    if isinstance(value, Mapping):
+        return {name: replace_non_finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [replace_non_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -18,6 +18,12 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def job_command(name: str) -> str:
+    """Return what starts a job here: its script in a checkout, else the command that the wheel installs."""
+    script = Path(__file__).parents[1] / "jobs" / f"{name}.py"
+    return f"python jobs/{name}.py" if script.is_file() else f"otad {name.replace('_', '-')}"
+
+
 def available_memory() -> int | None:
     """Return the bytes that this process can still allocate, by the machine and its container; None if unknown."""
     try:

@@ -11,8 +11,9 @@ from otad_ray.cip import Regularity
 from otad_ray.data import DEFAULT_LABEL_COLUMN, DataSet, absolute_name, data_set
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig
-from otad_ray.models import NO_METRIC, BackboneConfig, CipNetOptions, MetricNetConfig, ViTOptions
+from otad_ray.models import NO_METRIC, BackboneConfig, CipNetConfig, MetricNetConfig, ViTConfig
 from otad_ray.training import CipNetTrainingConfig, MetricTrainingConfig, TrainingConfig
+from otad_ray.user_module import absolute_location, is_location
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class Preset:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     metric: MetricNetConfig = field(default_factory=MetricNetConfig)
     metric_training: MetricTrainingConfig = field(default_factory=MetricTrainingConfig)
-    cip_net: CipNetOptions = field(default_factory=CipNetOptions)
+    cip_net: CipNetConfig = field(default_factory=CipNetConfig)
     cip_net_training: CipNetTrainingConfig = field(default_factory=CipNetTrainingConfig)
     integration: Annotated[IntegrationConfig, arg(name="")] = field(default_factory=IntegrationConfig)
 
@@ -53,6 +54,9 @@ class Preset:
         if self.metric.weights is not None:
             weights = str(Path(self.metric.weights).expanduser().absolute())
             object.__setattr__(self, "metric", replace(self.metric, weights=weights))
+        if is_location(self.integration.solver):
+            solver = absolute_location(self.integration.solver, expected="a solver")
+            object.__setattr__(self, "integration", replace(self.integration, solver=solver))
         _ = self.definition
 
     @property
@@ -70,7 +74,7 @@ class Preset:
 _PAPER_REGULARITY = Regularity(
     smoothness=2.0, strong_convexity=0.0, relax_smoothness=0.2, relax_strong_convexity=0.2, max_relaxations=100
 )
-_PAPER_INTEGRATION = IntegrationConfig(neighbors=10, regularity=_PAPER_REGULARITY)
+_PAPER_INTEGRATION = IntegrationConfig(num_neighbors=10, regularity=_PAPER_REGULARITY)
 # OTAD-T's steps of relaxation are longer.
 _TRANSFORMER_INTEGRATION = replace(
     _PAPER_INTEGRATION, regularity=replace(_PAPER_REGULARITY, relax_smoothness=1.0, relax_strong_convexity=1.0)
@@ -93,11 +97,11 @@ def _tiny_imagenet_vit(data_set: str) -> Preset:
     return Preset(
         name=f"{data_set}_vit",
         data_set=data_set,
-        backbone=BackboneConfig(architecture="vit", num_blocks=6, vit=ViTOptions(patch_size=8)),
+        backbone=BackboneConfig(architecture="vit", num_blocks=6, vit=ViTConfig(patch_size=8)),
         training=_TRANSFORMER_TRAINING,
         metric=MetricNetConfig(architecture="resnet18"),
         metric_training=replace(_METRIC_TRAINING, epochs=20, learning_rate=1e-4),
-        cip_net=CipNetOptions(width=512, num_blocks=6, num_heads=8),
+        cip_net=CipNetConfig(width=512, num_blocks=6, num_heads=8),
         cip_net_training=CipNetTrainingConfig(batch_size=128, learning_rate=1e-3, precision="bfloat16"),
         integration=_TRANSFORMER_INTEGRATION,
     )
@@ -177,7 +181,7 @@ _ALL = (
     Preset(
         name="digits_vit",
         data_set="digits",
-        backbone=BackboneConfig(architecture="vit", num_blocks=3, vit=ViTOptions(patch_size=2, width=32, num_heads=4)),
+        backbone=BackboneConfig(architecture="vit", num_blocks=3, vit=ViTConfig(patch_size=2, width=32, num_heads=4)),
         training=replace(
             _TRANSFORMER_TRAINING,
             epochs=30,
@@ -189,7 +193,7 @@ _ALL = (
         ),
         metric=MetricNetConfig(architecture="resnet", width=16),
         metric_training=replace(_METRIC_TRAINING, epochs=10, augmentation="none"),
-        cip_net=CipNetOptions(width=64, num_blocks=2, num_heads=4),
+        cip_net=CipNetConfig(width=64, num_blocks=2, num_heads=4),
         integration=_TRANSFORMER_INTEGRATION,
     ),
     # The paper's OTAD-T.
@@ -200,7 +204,7 @@ _ALL = (
         training=_TRANSFORMER_TRAINING,
         metric=MetricNetConfig(architecture="resnet"),
         metric_training=_METRIC_TRAINING,
-        cip_net=CipNetOptions(width=512, num_blocks=6, num_heads=8),
+        cip_net=CipNetConfig(width=512, num_blocks=6, num_heads=8),
         cip_net_training=CipNetTrainingConfig(batch_size=128, learning_rate=1e-3, precision="bfloat16"),
         integration=_TRANSFORMER_INTEGRATION,
     ),
@@ -211,12 +215,12 @@ _ALL = (
         backbone=BackboneConfig(
             architecture="vit",
             num_blocks=7,
-            vit=ViTOptions(width=384, num_heads=12, mlp_ends_with="gelu", pooling="class_token"),
+            vit=ViTConfig(width=384, num_heads=12, mlp_ends_with="gelu", pooling="class_token"),
         ),
         training=_TRANSFORMER_TRAINING,
         metric=MetricNetConfig(architecture="resnet"),
         metric_training=_METRIC_TRAINING,
-        cip_net=CipNetOptions(width=2048, num_blocks=6, num_heads=8, hidden=512, dropout=0.1),
+        cip_net=CipNetConfig(width=2048, num_blocks=6, num_heads=8, hidden=512, dropout=0.1),
         cip_net_training=CipNetTrainingConfig(batch_size=128, learning_rate=1e-3, precision="bfloat16"),
         integration=_TRANSFORMER_INTEGRATION,
     ),
@@ -225,7 +229,7 @@ _ALL = (
         name="cifar10_vit_small",
         data_set="cifar10",
         train_rows=10_000,
-        backbone=BackboneConfig(architecture="vit", num_blocks=3, vit=ViTOptions(width=64, num_heads=4)),
+        backbone=BackboneConfig(architecture="vit", num_blocks=3, vit=ViTConfig(width=64, num_heads=4)),
         training=replace(
             _TRANSFORMER_TRAINING,
             epochs=20,
@@ -237,7 +241,7 @@ _ALL = (
         # 1-Lipschitz, so that predictions are certified; in minutes the paper's ResNet learns less than this.
         metric=MetricNetConfig(architecture="orthogonal", width=32),
         metric_training=replace(_METRIC_TRAINING, epochs=8, margin=0.5, augmentation="none"),
-        cip_net=CipNetOptions(width=64, num_blocks=2, num_heads=4),
+        cip_net=CipNetConfig(width=64, num_blocks=2, num_heads=4),
         cip_net_training=CipNetTrainingConfig(epochs=10),
         integration=_TRANSFORMER_INTEGRATION,
     ),

@@ -8,32 +8,49 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-torch.set_num_threads(1)
+# Libraries read these when they are imported. Small matrices take several times as long on several threads, and two
+# processes of tests share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Ray's workers are nice by default, and starve beside the tests that run at the same time.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
+import torch
 
-# Files that wait for real processes take longest: they start first. A file is run by one worker, whose cluster and
-# module's fixtures its tests share.
-_FIRST = ("chaos", "cluster", "recipes", "jobs", "engine", "sweep", "tracking", "training")
+torch.set_num_threads(1)
+
+
+# What takes longest starts first, so that both workers end together; a file is run by one worker. The first file makes
+# the evaluation that others share, while the other worker does what needs none.
+_FIRST = ("recipes/test_cip_net.py", "training", "jobs", "recipes", "tracking", "certification", "sweep", "memory")
+_TESTS = Path(__file__).parent
+# Folders whose tests log runs.
+_WITH_STORES = {"chaos", "jobs", "recipes", "sweep", "tracking"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def rank(item: pytest.Item) -> int:
-        folder = item.path.parent.name
-        return _FIRST.index(folder) if folder in _FIRST else len(_FIRST)
+        place = os.path.relpath(item.path, _TESTS)
+        return next((order for order, start in enumerate(_FIRST) if place.startswith(start)), len(_FIRST))
 
     items.sort(key=rank)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _isolated_session() -> Iterator[None]:
+    """Hide the user's own settings from every test, and from the fixtures that several tests share."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("OTAD_DATA", "OTAD_CAPACITY_WAIT", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
+            patch.delenv(name, raising=False)
+        patch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for name in ("OTAD_DATA", "OTAD_CAPACITY_WAIT", "MLFLOW_TRACKING_URI", "RAY_ADDRESS"):
-        monkeypatch.delenv(name, raising=False)
+    """Give each test a storage root of its own."""
     monkeypatch.setenv("OTAD_STORAGE", str(tmp_path_factory.mktemp("storage")))
-    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
 
 
 @pytest.fixture(scope="session")
@@ -47,8 +64,12 @@ def cluster() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _copied_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _copied_stores(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Copy an empty store for each new SQLite file, whose tables MLflow takes seconds to make."""
+    if not any(item.path.parent.name in _WITH_STORES for item in request.session.items):
+        # The import of MLflow takes seconds too.
+        yield
+        return
     from mlflow.store.db import utils
 
     first = tmp_path_factory.mktemp("mlflow") / "empty.db"
@@ -74,13 +95,16 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _evaluated_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def _evaluated_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root with an evaluation of OTAD-T and OTAD-T-NN, made once for all processes of the run."""
     from helpers.transformer_jobs import preset
     from otad_ray.artifacts import one_at_a_time
     from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
 
-    root = tmp_path_factory.getbasetemp().parent / "evaluated"
+    folder = tmp_path_factory.getbasetemp()
+    # The workers of a run have their folders in one; without workers, what lies above belongs to other runs too.
+    shared = folder.parent if hasattr(request.config, "workerinput") else folder
+    root = shared / "evaluated"
     with one_at_a_time(root.with_suffix(".lock")):
         if not (root / "result.json").exists():
             result = run_evaluation(EvaluateConfig(preset=preset(), storage=str(root), local=True, otad_nn=True))

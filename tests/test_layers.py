@@ -11,13 +11,13 @@ for name in ("ray", "mlflow", "faiss", "cvxpy", "mosek", "ot"):
 import torch
 import otad_ray.benchmarks, otad_ray.evaluation, otad_ray.monitoring.files, otad_ray.presets
 from otad_ray.cip import Regularity, integrate
-from otad_ray.data import data_set, load_all, open_split
+from otad_ray.data import Batch, data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import BackboneConfig, build_backbone
 from otad_ray.training import TrainingConfig, train_backbone
 
-train = load_all(open_split(data_set("digits"), "train"))
+train = Batch(*(values[:300] for values in load_all(open_split(data_set("digits"), "train"))))
 net = build_backbone(BackboneConfig(num_blocks=1), shape=(64,), num_outputs=10)
 train_backbone(net, train.x, train.y, TrainingConfig(epochs=1))
 points = train.x.flatten(1)
@@ -34,15 +34,15 @@ import numpy as np
 from otad_ray.certification import certified_radius
 from otad_ray.defenses import OTADNN
 from otad_ray.memory import IntegrationConfig, label_positions, label_rows, label_weights
-from otad_ray.models import CipNetOptions, MetricNetConfig, ViTOptions, build_cip_net, build_metric_net
+from otad_ray.models import CipNetConfig, MetricNetConfig, ViTConfig, build_cip_net, build_metric_net
 from otad_ray.training import CipNetTrainingConfig, MetricTrainingConfig, SolvedRows, train_cip_net, train_metric_net
 
-options = BackboneConfig(architecture="vit", num_blocks=1, vit=ViTOptions(patch_size=4, width=8, num_heads=2))
+options = BackboneConfig(architecture="vit", num_blocks=1, vit=ViTConfig(patch_size=4, width=8, num_heads=2))
 vit = build_backbone(options, shape=(1, 8, 8), num_outputs=10)
 train_backbone(vit, train.x, train.y, TrainingConfig(epochs=1, optimizer="adamw", precision="bfloat16"))
 metric = build_metric_net(MetricNetConfig(architecture="orthogonal", width=8, num_keys=8), shape=(1, 8, 8))
 train_metric_net(metric, train.x, train.y, MetricTrainingConfig(epochs=1))
-integration = IntegrationConfig(neighbors=5)
+integration = IntegrationConfig(num_neighbors=5)
 with tempfile.TemporaryDirectory() as root:
     with torch.no_grad():
         points, keys = vit.coordinates(train.x), metric(train.x)
@@ -53,8 +53,8 @@ with tempfile.TemporaryDirectory() as root:
     labels = label_rows(memory, np.arange(200), integration)
     solved = SolvedRows(*label_positions(memory, labels, 5), label_weights(labels, 5))
     cip_net = build_cip_net(
-        CipNetOptions(width=8, num_blocks=1, num_heads=2),
-        neighbors=5, coordinates=points.shape[1], dimension=vit.dimension,
+        CipNetConfig(width=8, num_blocks=1, num_heads=2),
+        num_neighbors=5, coordinates=points.shape[1], dimension=vit.dimension,
     )
     train_cip_net(cip_net, memory, solved, integration, CipNetTrainingConfig(epochs=1))
     OTADNN(vit, memory, cip_net, integration, metric).save(root + "/defense")

@@ -6,7 +6,7 @@ import pytest
 
 from otad_ray import machine
 from otad_ray.errors import InputError
-from otad_ray.machine import available_memory, describe_machine, format_bytes, require_memory
+from otad_ray.machine import available_memory, describe_machine, format_bytes, job_command, require_memory
 
 
 def test_the_machine_is_named() -> None:
@@ -14,6 +14,13 @@ def test_the_machine_is_named() -> None:
     assert set(described) == {"processor", "cores", "memory", "commit"}
     assert int(described["cores"]) >= 1
     assert all(described.values())
+
+
+def test_advice_names_a_command_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert job_command("build_memory") == "python jobs/build_memory.py"
+    # As in a wheel, which has no scripts.
+    monkeypatch.setattr(machine, "__file__", str(tmp_path / "otad_ray" / "machine.py"))
+    assert job_command("build_memory") == "otad build-memory"
 
 
 def test_memory_is_known_and_what_exceeds_it_is_refused_with_the_way_out() -> None:

@@ -30,7 +30,7 @@ def test_transformers_have_presets_of_the_papers_sizes() -> None:
         config = backbone_config(preset.backbone, shape=preset.definition.shape, num_outputs=10)
         backbone = build_backbone(preset.backbone, shape=preset.definition.shape, num_outputs=10)
         assert (config.num_patches, backbone.dimension, len(backbone.blocks)) == expected
-        assert preset.integration.neighbors == 10
+        assert preset.integration.num_neighbors == 10
         assert preset.integration.regularity.relax_smoothness == 1
     for preset in PRESETS.values():
         if preset.has_metric:

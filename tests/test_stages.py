@@ -67,7 +67,9 @@ def test_a_defense_spends_its_time_in_every_stage(tmp_path) -> None:
             tmp_path / "m", None, [x], [net.features(x)], [torch.zeros(40)], [torch.arange(40)], provenance=provenance
         )
     defense = OTAD(
-        net, NeighborMemory.load(tmp_path / "m"), IntegrationConfig(neighbors=3, regularity=Regularity(smoothness=2.0))
+        net,
+        NeighborMemory.load(tmp_path / "m"),
+        IntegrationConfig(num_neighbors=3, regularity=Regularity(smoothness=2.0)),
     )
     started = time.perf_counter()
     with record_stages() as seconds:

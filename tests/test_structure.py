@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "otad_ray"
 TESTS = REPOSITORY / "tests"
@@ -12,15 +10,17 @@ MAX_FILES = 15
 # It has one module for each command.
 COMMANDS = PACKAGE / "jobs"
 # Folders of tests that mirror no package.
-OTHER_FOLDERS = {"chaos", "deploy", "docs", "helpers"}
+OTHER_FOLDERS = {"chaos", "deploy", "docs", "helpers", "packaging"}
 # Tests of several modules together, by what they have in common.
 CROSS_MODULE_TESTS = {
+    "certification/test_certified_radius.py",
     "certification/test_metric_certificates.py",
     "certification/test_protocol.py",
     "certification/test_transformer_certificates.py",
     "cip/test_interruptions.py",
     "data/own/test_properties.py",
     "data/test_real_data.py",
+    "defenses/test_defenses.py",
     "defenses/test_users_autoattack.py",
     "memory/test_point_space.py",
     "memory/test_streaming.py",
@@ -31,29 +31,19 @@ CROSS_MODULE_TESTS = {
 }
 
 
-def find_folders(root: Path) -> list[Path]:
-    """Return all folders with Python files, the root among them."""
-    return sorted({path.parent for path in root.rglob("*.py")})
-
-
-@pytest.mark.parametrize("root", [PACKAGE, TESTS], ids=lambda root: root.name)
-def test_files_are_short(root: Path) -> None:
-    lines = {str(path.relative_to(REPOSITORY)): len(path.read_text().splitlines()) for path in root.rglob("*.py")}
+def test_modules_are_short() -> None:
+    lines = {str(path.relative_to(PACKAGE)): len(path.read_text().splitlines()) for path in PACKAGE.rglob("*.py")}
     assert {path: count for path, count in lines.items() if count > MAX_LINES} == {}
 
 
-@pytest.mark.parametrize("root", [PACKAGE, TESTS], ids=lambda root: root.name)
-def test_folders_hold_few_files(root: Path) -> None:
-    counts = {
-        str(folder.relative_to(REPOSITORY)): len(list(folder.glob("*.py")))
-        for folder in find_folders(root)
-        if folder != COMMANDS
-    }
+def test_folders_hold_few_modules() -> None:
+    folders = {path.parent for path in PACKAGE.rglob("*.py")} - {COMMANDS}
+    counts = {str(folder.relative_to(PACKAGE)): len(list(folder.glob("*.py"))) for folder in folders}
     assert {folder: count for folder, count in counts.items() if count > MAX_FILES} == {}
 
 
-def test_tests_lie_beside_the_path_of_their_module() -> None:
-    """A test file of a package is named after a module or a folder below that package."""
+def test_test_files_lie_at_the_path_of_their_module() -> None:
+    """A test file of a package is named after a module, or a folder, below that package."""
     strangers = []
     for path in TESTS.glob("*/**/test_*.py"):
         place = path.relative_to(TESTS)
@@ -61,7 +51,7 @@ def test_tests_lie_beside_the_path_of_their_module() -> None:
             continue
         package = PACKAGE / place.parent
         name = path.stem.removeprefix("test_")
-        modules = {found.stem for found in package.rglob("*") if found.suffix == ".py" or found.is_dir()}
-        if name not in modules - {"__init__"}:
+        modules = {found.stem.strip("_") for found in package.rglob("*") if found.suffix == ".py" or found.is_dir()}
+        if name not in modules - {"init"}:
             strangers.append(str(place))
     assert strangers == [], "name it after the module that it tests, or put it into CROSS_MODULE_TESTS"

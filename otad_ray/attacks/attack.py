@@ -13,17 +13,21 @@ from otad_ray.attacks.streams import Streams
 from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
-# noise and one_step are baselines that a stronger attack must beat; black_box asks for outputs only; surrogate
-# optimizes something else than the defense (another net, distances to training points); ensemble joins several.
-Kind = Literal["noise", "one_step", "gradient", "black_box", "surrogate", "ensemble"]
+# gradient: iterative, with gradients of any kind. one_step: with one gradient. black_box: from outputs alone.
+# surrogate: by optimizing something else, such as another net or distances to training points. ensemble: of several
+# kinds. noise: blind to the defense. Noise and one step are baselines that a stronger attack must beat.
+AttackKind = Literal["gradient", "one_step", "black_box", "surrogate", "ensemble", "noise"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttackResult:
-    """x_adv (B, *shape): within the budget. Unbroken samples hold the attack's best try.
+    """What an attack found, and what it cost.
 
-    queries (B,): evaluations of the defense's outputs, int64; gradient_queries (B,): those with a gradient, int64.
-    zero_gradient_share (B,): part of the gradients that were zero, float64; NaN where none was asked for.
+    Attributes:
+        x_adv: Examples (B, *shape) within the budget; for a sample that is not broken, the attack's best try.
+        queries: Evaluations of the defense's outputs (B,), int64.
+        gradient_queries: Those of them that asked for a gradient (B,), int64.
+        zero_gradient_share: Share of the gradients that were zero (B,), float64; NaN if none was asked for.
     """
 
     x_adv: Tensor
@@ -34,9 +38,12 @@ class AttackResult:
 
 @dataclass(frozen=True)
 class Cost:
-    """The most evaluations that an attack makes of one sample: of outputs alone, and of outputs with a gradient.
+    """The most evaluations that an attack makes of one sample.
 
-    own_seconds: what the attack itself takes for a sample, where that matters.
+    Attributes:
+        forwards: Of outputs alone.
+        gradients: Of outputs with a gradient.
+        own_seconds: Time that the attack itself takes for a sample, if that matters.
     """
 
     forwards: int
@@ -45,15 +52,21 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Evaluations, one with a gradient as two."""
+        """Return the number of evaluations, one with a gradient counted as two."""
         return self.forwards + 2 * self.gradients
 
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """What is attacked: a defense at samples x (B, *shape) with labels y (B,), within a budget.
+    """What is attacked.
 
-    streams: one per sample. guide: whose net and training points the attacker knows, or None.
+    Attributes:
+        defense: The module, from inputs (B, *shape) to logits (B, C).
+        x: Samples (B, *shape).
+        y: Their labels (B,): classes, or float targets.
+        budget: How far samples may be moved.
+        streams: One random stream per sample.
+        surrogate: The defense whose net and training points the attacker knows; None if there is none.
     """
 
     defense: nn.Module
@@ -61,10 +74,10 @@ class Target:
     y: Tensor
     budget: Budget
     streams: Streams
-    guide: MemoryDefense | None
+    surrogate: MemoryDefense | None
 
     def take(self, rows: Tensor) -> "Target":
-        """The samples at positions rows (n,), with their own streams."""
+        """Return the samples at positions rows (n,), with their own streams."""
         return replace(self, x=self.x[rows], y=self.y[rows], streams=self.streams.take(rows))
 
 
@@ -72,15 +85,26 @@ class Target:
 class Attack(ABC):
     """An attack with its settings; frozen, so that a name stands for one attack.
 
-    kind: what it needs, for the comparisons between attacks. chooses_norm: it is run once, with an infinite eps.
-    norms, tasks: what it can do. revision: to be raised with a change of what it finds, lest old records pass for new.
+    A subclass sets `kind` and defines `cost` and `_run`.
+
+    Attributes:
+        kind: What the attack needs, for the comparisons between attacks.
+        revision: Raise it with every change of what the attack finds: records of another revision are not reused.
+        chooses_norm: Whether the attack finds the shortest perturbation; it is then run once, with an infinite eps.
+        norms: The norms that it knows.
+        tasks: The tasks that it can attack.
     """
 
-    kind: ClassVar[Kind]
+    kind: ClassVar[AttackKind]
     revision: ClassVar[int] = 1
     chooses_norm: ClassVar[bool] = False
     norms: ClassVar[tuple[str, ...]] = NORMS
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+
+    @property
+    def needs_surrogate(self) -> bool:
+        """Whether the attacker must know a net and training points that the defense itself may not have."""
+        return False
 
     def __call__(
         self,
@@ -88,17 +112,29 @@ class Attack(ABC):
         x: Tensor,
         y: Tensor,
         budget: Budget,
-        streams: Streams,
+        streams: Streams | None = None,
         *,
-        guide: MemoryDefense | None = None,
+        surrogate: MemoryDefense | None = None,
     ) -> AttackResult:
-        """Attack samples x (B, *shape) within the bounds, with labels y (B,): classes, or float targets.
+        """Attack samples.
 
-        defense: inputs to logits (B, C). streams: one per sample. guide: whose net and training points the attacker
-        knows, where the attack uses them; by default the defense itself.
-        Raises InputError for inputs, labels or budgets that cannot be, before the first query.
+        Args:
+            defense: The module to attack, from inputs (B, *shape) to logits (B, C), or (B, 1) in regression.
+            x: Samples (B, *shape), within the budget's bounds.
+            y: Their labels (B,): classes, or float targets.
+            budget: How far samples may be moved.
+            streams: One random stream per sample. By default those of seed 0, by the samples' positions.
+            surrogate: The defense whose net and training points the attacker knows, for attacks that use them. By
+                default the defense itself, if it has a memory.
+
+        Returns:
+            Examples within the budget, to the last digit, and what they cost.
+
+        Raises:
+            InputError: For inputs, labels or budgets that cannot be attacked, before the first query.
         """
         x = x.detach()
+        streams = Streams.of(0, range(len(x))) if streams is None else streams
         self.check(budget, regression=y.is_floating_point())
         budget.check_inputs(x)
         if not len(x) == len(y) == len(streams):
@@ -107,12 +143,13 @@ class Attack(ABC):
             none = torch.zeros(len(x), dtype=torch.int64)
             share = torch.full((len(x),), torch.nan, dtype=torch.float64)
             return AttackResult(x_adv=x.clone(), queries=none, gradient_queries=none, zero_gradient_share=share)
-        known = guide if guide is not None else defense if isinstance(defense, MemoryDefense) else None
-        result = self._run(Target(defense, x, y, budget, streams, known))
+        if surrogate is None and isinstance(defense, MemoryDefense):
+            surrogate = defense
+        result = self._run(Target(defense, x, y, budget, streams, surrogate))
         return AttackResult(**{**vars(result), "x_adv": budget.finish(x, result.x_adv)})
 
     def check(self, budget: Budget, *, regression: bool) -> None:
-        """InputError unless the attack can be run with this budget on such labels."""
+        """Raise InputError unless the attack can be run with this budget on such labels."""
         task = "regression" if regression else "classification"
         if task not in self.tasks:
             raise InputError(f"{type(self).__name__} attacks {' and '.join(self.tasks)} only, this is {task}")
@@ -124,14 +161,15 @@ class Attack(ABC):
     @property
     @abstractmethod
     def cost(self) -> Cost:
-        """The most evaluations per sample and budget."""
+        """Return the most evaluations per sample and budget."""
 
     @abstractmethod
-    def _run(self, target: Target) -> AttackResult: ...
+    def _run(self, target: Target) -> AttackResult:
+        """Attack at least one sample; what is returned is brought into the budget afterwards."""
 
 
 def check_logits(logits: Tensor, x: Tensor, y: Tensor) -> None:
-    """InputError unless logits are (B, C) for the batch, and classes y within C."""
+    """Raise InputError unless logits are (B, C) for the batch x, and classes y lie within C."""
     if logits.dim() != 2 or len(logits) != len(x):
         raise InputError(f"a defense must map (B, ...) = {tuple(x.shape)} to logits (B, C), got {tuple(logits.shape)}")
     if y.is_floating_point():

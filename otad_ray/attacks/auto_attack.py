@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
+from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.budget import Budget
 from otad_ray.attacks.goals import Goal, are_finite
 from otad_ray.attacks.gradients import is_zero
@@ -35,7 +35,7 @@ class AutoAttack(Attack):
     the samples of the batch that were attacked, and rounded up. A sample that is not broken stays as it was.
     """
 
-    kind: ClassVar[Kind] = "ensemble"
+    kind: ClassVar[AttackKind] = "ensemble"
 
     @property
     def cost(self) -> Cost:

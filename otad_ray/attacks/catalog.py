@@ -1,8 +1,11 @@
-"""The attacks by name. To add one, add an entry."""
+"""The attacks by name: those of the catalog, and users' own by `path/to/file.py:MyAttack`. To add one, add an entry."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import get_args
 
-from otad_ray.attacks.attack import Attack
+from otad_ray.attacks.attack import Attack, AttackKind
 from otad_ray.attacks.auto_attack import AutoAttack
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.gradients import BackwardPassGradient, SmoothedGradient
@@ -13,6 +16,7 @@ from otad_ray.attacks.noise import Noise
 from otad_ray.attacks.pgd import FGSM, PGD, Transfer
 from otad_ray.attacks.square import Square
 from otad_ray.errors import InputError
+from otad_ray.user_module import call_object, fingerprint, is_location, load_object, split_location
 
 ATTACKS: Mapping[str, Attack] = {
     "noise": Noise(),
@@ -38,8 +42,69 @@ ATTACKS: Mapping[str, Attack] = {
 }
 
 
+_EXPECTED = "a subclass of otad_ray.attacks.Attack, or an instance of one"
+
+
+@dataclass(frozen=True)
+class NamedAttack:
+    """An attack as other processes can be told of it: users' classes do not pickle, their locations do.
+
+    Attributes:
+        name: A name of the catalog, or `<file stem>.<name in the file>` for a user's own.
+        location: `path/to/file.py:MyAttack` with an absolute path; None for the catalog's.
+        fingerprint: Of the user's file and what it imports from its folder; None for the catalog's.
+    """
+
+    name: str
+    location: str | None = None
+    fingerprint: str | None = None
+
+    @property
+    def attack(self) -> Attack:
+        """Return the attack, which a user's file is executed for, once per process."""
+        return ATTACKS[self.name] if self.location is None else _open_attack(self.location)
+
+
+def name_attack(name: str) -> NamedAttack:
+    """Return the attack of a catalog's name or of `path/to/file.py:MyAttack`, as plain data.
+
+    Raises:
+        InputError: For an unknown name, with the known ones, and for a file that holds no such attack.
+    """
+    if not is_location(name):
+        if name not in ATTACKS:
+            raise InputError(
+                f"unknown attack {name!r}; known: {', '.join(ATTACKS)}, or path/to/file.py:MyAttack for your own"
+            )
+        return NamedAttack(name)
+    path, attribute = split_location(name, expected=_EXPECTED)
+    location = f"{path}:{attribute}"
+    _open_attack(location)
+    return NamedAttack(f"{path.stem}.{attribute}", location, fingerprint(location))
+
+
 def find_attack(name: str) -> Attack:
-    """The attack of that name; InputError with the known ones for any other."""
-    if name not in ATTACKS:
-        raise InputError(f"unknown attack {name!r}; known: {', '.join(ATTACKS)}")
-    return ATTACKS[name]
+    """Return the attack of a catalog's name or of `path/to/file.py:MyAttack`.
+
+    Args:
+        name: What a user asks for. A class in a file stands for its instance with default settings.
+
+    Raises:
+        InputError: For an unknown name, with the known ones, and for a file that holds no such attack.
+    """
+    return name_attack(name).attack
+
+
+def _open_attack(location: str) -> Attack:
+    return _make_attack(location, load_object(location, expected=_EXPECTED))
+
+
+@lru_cache(maxsize=64)
+def _make_attack(location: str, found: object) -> Attack:
+    """Make the attack, once per content of the file: `found` is what the location names."""
+    attack = call_object(location, expected=_EXPECTED) if isinstance(found, type) else found
+    if not isinstance(attack, Attack):
+        raise InputError(f"{location} is a {type(attack).__name__}; need {_EXPECTED}")
+    if getattr(attack, "kind", None) not in get_args(AttackKind):
+        raise InputError(f"{location} needs a `kind`, one of {', '.join(get_args(AttackKind))}")
+    return attack

@@ -114,10 +114,12 @@ class BackwardPassGradient:
 
 
 def undefended_net(target: Target) -> nn.Module:
-    """The net that the attacker knows; InputError where there is none."""
-    if target.guide is None:
-        raise InputError("this attack needs an undefended net: give it a guide, a defense with a backbone and a memory")
-    return target.guide.backbone
+    """Return the net that the attacker knows; raise InputError if there is none."""
+    if target.surrogate is None:
+        raise InputError(
+            "this attack needs an undefended net: give it a surrogate, a defense with a backbone and a memory"
+        )
+    return target.surrogate.backbone
 
 
 def is_zero(gradient: Tensor) -> Tensor:

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
+from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.goals import Goal
-from otad_ray.attacks.progress import Progress
+from otad_ray.attacks.progress import Active, Progress
 from otad_ray.errors import InputError
 
 
@@ -19,10 +19,10 @@ class MetricPGD(Attack):
 
     Steps have length `relative_step * eps / steps` and start at a random point of the ball: at the sample itself the
     gradient is zero. The defense is asked every few steps, and at the last, whether it is fooled; the best iterate is
-    kept. restarts: independent random starts. It needs a guide with a metric net.
+    kept. restarts: independent random starts. It needs a surrogate with a metric net.
     """
 
-    kind: ClassVar[Kind] = "surrogate"
+    kind: ClassVar[AttackKind] = "surrogate"
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     steps: int = 100
     relative_step: float = 2.5
@@ -35,6 +35,10 @@ class MetricPGD(Attack):
                 raise InputError(f"need {name} >= 1, got {getattr(self, name)}")
 
     @property
+    def needs_surrogate(self) -> bool:
+        return True
+
+    @property
     def cost(self) -> Cost:
         return Cost(1 + self.restarts * ceil(self.steps / self.steps_per_query))
 
@@ -43,42 +47,36 @@ class MetricPGD(Attack):
         progress = Progress(target.x, target.y, Goal())
         progress.evaluate(target.defense, progress.open, target.x)
         for _ in range(self.restarts):
-            rows = progress.open
-            if not len(rows):
-                break
-            self._climb(target.take(rows), metric, progress, rows)
+            active = Active(target, progress)
+            if len(active):
+                self._climb(active, metric)
         return progress.result()
 
-    def _climb(self, target: Target, metric: nn.Module, progress: Progress, rows: Tensor) -> None:
-        """One start for the samples at positions rows (n,), which the target holds."""
-        x, budget = target.x, target.budget
+    def _climb(self, active: Active, metric: nn.Module) -> None:
+        """Climb once, from a random start."""
+        budget = active.target.budget
         size = self.relative_step * budget.eps / self.steps
         with torch.no_grad():
-            keys = metric(x)
-        moved = budget.random_point(x, target.streams)
-        for step in range(1, self.steps + 1):
-            moved = budget.project(x, moved + budget.step(_gradient(metric, moved, keys), size))
-            if step % self.steps_per_query and step < self.steps:
-                continue
-            progress.evaluate(target.defense, rows, moved)
-            going = ~progress.reached[rows]
-            rows, x, keys, moved = rows[going], x[going], keys[going], moved[going]
-            if not len(rows):
-                return
+            keys = metric(active.target.x)
+        active.moved = budget.random_point(active.target.x, active.target.streams)
+        for step in active.steps(self.steps):
+            active.move(budget.step(_gradient(metric, active.moved, keys), size))
+            if step % self.steps_per_query == 0 or step == self.steps:
+                keys = keys[active.evaluate()]
 
 
 def _metric_net(target: Target) -> nn.Module:
-    """The net that the guide's memory is searched by; InputError where there is none."""
-    if target.guide is None or target.guide.metric is None:
+    """Return the net that the surrogate's memory is searched by; raise InputError if there is none."""
+    if target.surrogate is None or target.surrogate.metric is None:
         raise InputError(
-            "MetricPGD attacks a metric net: give it a guide that searches by one (--metric.architecture makes one); "
-            "without one, neighbor_aware attacks the distances between points"
+            "MetricPGD attacks a metric net: give it a surrogate that searches by one (--metric.architecture makes "
+            "one); without one, neighbor_aware attacks the distances between points"
         )
-    return target.guide.metric
+    return target.surrogate.metric
 
 
 def _gradient(metric: nn.Module, moved: Tensor, keys: Tensor) -> Tensor:
-    """Of the squared distances between the keys of moved (n, *shape) and keys (n, E)."""
+    """Return the gradient of the squared distances between the keys of `moved` (n, *shape) and `keys` (n, E)."""
     with torch.enable_grad():
         inputs = moved.detach().requires_grad_()
         loss = (metric(inputs) - keys).square().sum()

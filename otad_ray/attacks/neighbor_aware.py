@@ -10,9 +10,9 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
+from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.goals import Goal
-from otad_ray.attacks.progress import Progress
+from otad_ray.attacks.progress import Active, Progress
 from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 
@@ -31,7 +31,7 @@ class NeighborAware(Attack):
     distance to the b_j.
     """
 
-    kind: ClassVar[Kind] = "surrogate"
+    kind: ClassVar[AttackKind] = "surrogate"
     candidates: int = 50
     targets: int = 3
     temperature: float = 0.15
@@ -40,49 +40,39 @@ class NeighborAware(Attack):
     steps_per_query: int = 5
 
     @property
+    def needs_surrogate(self) -> bool:
+        return True
+
+    @property
     def cost(self) -> Cost:
         return Cost(1 + self.targets * (self.steps // self.steps_per_query))
 
     def _run(self, target: Target) -> AttackResult:
-        x, y, guide = target.x, target.y, target.guide
-        if guide is None:
-            raise InputError("NeighborAware needs training points: give it a guide, a defense with a memory")
+        x, y, surrogate = target.x, target.y, target.surrogate
+        if surrogate is None:
+            raise InputError("NeighborAware needs training points: give it a surrogate, a defense with a memory")
         progress = Progress(x, y, Goal())
         progress.evaluate(target.defense, progress.open, x)
-        near = _nearest_by_class(guide, x, self.candidates)
+        near = _nearest_by_class(surrogate, x, self.candidates)
         order = _mean_distance(near.distances).scatter(1, y.unsqueeze(1), torch.inf).argsort(1)
         for other in order.T[: min(self.targets, order.shape[1] - 1)]:
             rows = progress.open
             rows = rows[torch.isfinite(near.distances[rows, other[rows], 0])]
             if len(rows):
-                self._approach(target, guide, progress, rows, near.of(rows, y), near.of(rows, other))
+                self._approach(Active(target, progress, rows), surrogate, near.of(rows, y), near.of(rows, other))
         return progress.result()
 
-    def _approach(
-        self,
-        target: Target,
-        guide: MemoryDefense,
-        progress: Progress,
-        rows: Tensor,
-        right: "_Candidates",
-        wrong: "_Candidates",
-    ) -> None:
-        """One other class, for the samples at positions rows (n,)."""
-        x, budget = target.x, target.budget
+    def _approach(self, active: Active, surrogate: MemoryDefense, right: "_Candidates", wrong: "_Candidates") -> None:
+        """Move the active samples towards the points of one other class."""
+        budget = active.target.budget
         temperature = self.temperature * _mean_distance(wrong.distances)
         size = self.relative_step * budget.eps / self.steps
-        moved = x[rows]
-        for step in range(1, self.steps + 1):
-            gradient = _gradient(guide, moved, right, wrong, temperature)
-            moved = budget.project(x[rows], moved + budget.step(gradient, size))
-            if step % self.steps_per_query:
-                continue
-            progress.evaluate(target.defense, rows, moved)
-            going = ~progress.reached[rows]
-            rows, moved, temperature = rows[going], moved[going], temperature[going]
-            right, wrong = right.take(going), wrong.take(going)
-            if not len(rows):
-                return
+        for step in active.steps(self.steps):
+            gradient = _gradient(surrogate, active.moved, right, wrong, temperature)
+            active.move(budget.step(gradient, size))
+            if step % self.steps_per_query == 0:
+                going = active.evaluate()
+                right, wrong, temperature = right.take(going), wrong.take(going), temperature[going]
 
 
 class _Candidates(NamedTuple):
@@ -124,11 +114,11 @@ def _mean_distance(distances: Tensor) -> Tensor:
 
 
 def _gradient(
-    guide: MemoryDefense, moved: Tensor, right: _Candidates, wrong: _Candidates, temperature: Tensor
+    surrogate: MemoryDefense, moved: Tensor, right: _Candidates, wrong: _Candidates, temperature: Tensor
 ) -> Tensor:
     with torch.enable_grad():
         inputs = moved.detach().requires_grad_()
-        keys = guide.keys(inputs)
+        keys = surrogate.keys(inputs)
         loss = wrong.affinity(keys, temperature)
         # A class that the net gives no training point to attracts nothing.
         own = right.affinity(keys, temperature)
@@ -138,11 +128,11 @@ def _gradient(
 
 
 @torch.no_grad()
-def _nearest_by_class(guide: MemoryDefense, x: Tensor, count: int) -> _NearestByClass:
+def _nearest_by_class(surrogate: MemoryDefense, x: Tensor, count: int) -> _NearestByClass:
     """The nearest training points of every class, by the class that the net gives their features."""
-    memory, classes = guide.memory, guide.training_classes
-    keys = guide.keys(x)
-    shape = (len(x), guide.backbone.num_outputs, count)
+    memory, classes = surrogate.memory, surrogate.training_classes
+    keys = surrogate.keys(x)
+    shape = (len(x), surrogate.backbone.num_outputs, count)
     distances = keys.new_full(shape, torch.inf)
     positions = torch.zeros(shape, dtype=torch.int64, device=keys.device)
     for start in range(0, len(memory), _BLOCK_ROWS):

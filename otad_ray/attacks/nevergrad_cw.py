@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
+from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.budget import Budget, perturbation_norm
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.progress import ClosestProgress, Progress
@@ -31,7 +31,7 @@ class _NevergradSearch(Attack):
     of every value, in the unit of the inputs; no radius: their norm is about `sigma sqrt(D)`.
     """
 
-    kind: ClassVar[Kind] = "black_box"
+    kind: ClassVar[AttackKind] = "black_box"
     evaluations: int = 850
     sigma: float = 0.15
 

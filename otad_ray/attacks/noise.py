@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
+from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.budget import Budget, perturbation_norm, random_directions
 from otad_ray.attacks.goals import Goal
-from otad_ray.attacks.progress import Progress
+from otad_ray.attacks.progress import Active, Progress
 
 # A draw is made at most so many times longer, in steps of 1 / 2^20 of that.
 _LONGEST = 16.0
@@ -23,7 +23,7 @@ class Noise(Attack):
     Clipping to the bounds shortens a draw; it is stretched before, so that it has norm eps where the bounds allow.
     """
 
-    kind: ClassVar[Kind] = "noise"
+    kind: ClassVar[AttackKind] = "noise"
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     draws: int = 1
 
@@ -34,13 +34,12 @@ class Noise(Attack):
     def _run(self, target: Target) -> AttackResult:
         x, budget = target.x, target.budget
         progress = Progress(x, target.y, Goal())
-        progress.evaluate(target.defense, progress.open, x)
-        for _ in range(self.draws):
-            rows = progress.open
-            if not len(rows):
-                break
-            directions = budget.step(random_directions(target.streams.take(rows), x.shape[1:]).to(x), budget.eps)
-            progress.evaluate(target.defense, rows, _stretched(x[rows], directions, budget))
+        active = Active(target, progress)
+        active.evaluate()
+        for _ in active.steps(self.draws):
+            directions = random_directions(active.target.streams, x.shape[1:]).to(x)
+            active.moved = _stretched(active.target.x, budget.step(directions, budget.eps), budget)
+            active.evaluate()
         return progress.result()
 
 

@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
+from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.goals import Goal
-from otad_ray.attacks.gradients import ExactGradient, Gradient, is_zero, undefended_net
-from otad_ray.attacks.progress import Progress
+from otad_ray.attacks.gradients import BackwardPassGradient, ExactGradient, Gradient, is_zero, undefended_net
+from otad_ray.attacks.progress import Active, Progress
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,17 @@ class PGD(Attack):
     Float targets: the iterate of the largest error (the regression attack of the paper's Table V).
     """
 
-    kind: ClassVar[Kind] = "gradient"
+    kind: ClassVar[AttackKind] = "gradient"
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     steps: int = 100
     relative_step: float = 2.5
     restarts: int = 1
     gradient: Gradient = field(default_factory=ExactGradient)
     goal: Goal = field(default_factory=Goal)
+
+    @property
+    def needs_surrogate(self) -> bool:
+        return isinstance(self.gradient, BackwardPassGradient)
 
     @property
     def cost(self) -> Cost:
@@ -36,57 +40,43 @@ class PGD(Attack):
     def _run(self, target: Target) -> AttackResult:
         progress = Progress(target.x, target.y, self.goal)
         progress.evaluate(target.defense, progress.open, target.x)
-        for _ in range(self.restarts):
-            rows = progress.open
-            self._climb(target.take(rows), progress, rows)
-        return progress.result()
-
-    def _climb(self, target: Target, progress: Progress, rows: Tensor) -> None:
-        """One start for the samples at positions rows (n,), which the target holds."""
         budget = target.budget
         size = self.relative_step * budget.eps / self.steps
-        moved = budget.random_point(target.x, target.streams)
-        for _ in range(self.steps):
-            if not len(rows):
-                return
-            found = self.gradient(target, moved, self.goal)
-            progress.see(rows, moved, found.logits, found.queries)
-            zero = is_zero(found.gradient)
-            progress.see_gradients(rows, zero, found.gradient_queries)
-            # A zero gradient stays zero where it is deterministic, and a smoothed one is zero only by being stuck too.
-            going = (~(progress.reached[rows] | zero)).nonzero().squeeze(1)
-            gradient = found.gradient
-            if len(going) < len(rows):
-                rows, moved, gradient, target = rows[going], moved[going], gradient[going], target.take(going)
-            moved = budget.project(target.x, moved + budget.step(gradient, size))
-        if len(rows):
-            progress.evaluate(target.defense, rows, moved)
+        for _ in range(self.restarts):
+            active = Active(target, progress)
+            active.moved = budget.random_point(active.target.x, active.target.streams)
+            for _ in active.steps(self.steps):
+                gradient = active.differentiate(self.gradient)
+                active.move(budget.step(gradient, size))
+                # A sample without a gradient does not move, and would have none again.
+                active.leave(is_zero(gradient))
+            active.evaluate()
+        return progress.result()
 
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Attack):
     """One step of length eps along the gradient at the sample (Goodfellow et al. 2015)."""
 
-    kind: ClassVar[Kind] = "one_step"
+    kind: ClassVar[AttackKind] = "one_step"
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     gradient: Gradient = field(default_factory=ExactGradient)
     goal: Goal = field(default_factory=Goal)
+
+    @property
+    def needs_surrogate(self) -> bool:
+        return isinstance(self.gradient, BackwardPassGradient)
 
     @property
     def cost(self) -> Cost:
         return Cost(1 + self.gradient.cost.forwards, self.gradient.cost.gradients)
 
     def _run(self, target: Target) -> AttackResult:
-        x, budget = target.x, target.budget
-        progress = Progress(x, target.y, self.goal)
-        rows = progress.open
-        found = self.gradient(target, x, self.goal)
-        progress.see(rows, x, found.logits, found.queries)
-        progress.see_gradients(rows, is_zero(found.gradient), found.gradient_queries)
-        moved = budget.project(x, x + budget.step(found.gradient, budget.eps))
-        rows = progress.open
-        if len(rows):
-            progress.evaluate(target.defense, rows, moved[rows])
+        progress = Progress(target.x, target.y, self.goal)
+        active = Active(target, progress)
+        gradient = active.differentiate(self.gradient)
+        active.move(target.budget.step(gradient, target.budget.eps))
+        active.evaluate()
         return progress.result()
 
 
@@ -94,11 +84,15 @@ class FGSM(Attack):
 class Transfer(Attack):
     """PGD on the undefended net to its end, however soon that is fooled: the example of the largest margin there."""
 
-    kind: ClassVar[Kind] = "surrogate"
+    kind: ClassVar[AttackKind] = "surrogate"
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     steps: int = 100
     relative_step: float = 2.5
     goal: Goal = field(default_factory=lambda: Goal("margin"))
+
+    @property
+    def needs_surrogate(self) -> bool:
+        return True
 
     @property
     def cost(self) -> Cost:

@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from otad_ray.attacks.attack import Attack, AttackResult, Cost, Kind, Target
+from otad_ray.attacks.attack import Attack, AttackKind, AttackResult, Cost, Target
 from otad_ray.attacks.budget import Budget
 from otad_ray.attacks.goals import Goal
 from otad_ray.attacks.progress import Progress
@@ -35,7 +35,7 @@ class Square(Attack):
     first; it shrinks along the paper's schedule, scaled to the queries.
     """
 
-    kind: ClassVar[Kind] = "black_box"
+    kind: ClassVar[AttackKind] = "black_box"
     queries: int = 500
     first_share: float = 0.8
 

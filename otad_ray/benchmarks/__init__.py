@@ -7,12 +7,12 @@ from otad_ray.benchmarks.forward import measure_forward
 from otad_ray.benchmarks.measurement import Measurement, best_of, threads
 from otad_ray.benchmarks.search import flat_search_seconds, measure_search
 from otad_ray.benchmarks.streaming import StreamedRows, measure_streaming, peak_private_bytes, private_bytes
-from otad_ray.benchmarks.transformer import TransformerOptions, Transformers, measure_transformer
+from otad_ray.benchmarks.transformer import TransformerConfig, Transformers, measure_transformer
 
 __all__ = [
     "Measurement",
     "StreamedRows",
-    "TransformerOptions",
+    "TransformerConfig",
     "Transformers",
     "best_of",
     "flat_search_seconds",

@@ -15,7 +15,7 @@ def measure_forward(defense: OTAD, inputs: Tensor, *, num_threads: int, goal: fl
     with threads(num_threads), torch.no_grad():
         ours, _ = best_of(2, lambda: [defense(batch) for batch in inputs.split(_BATCH_ROWS)])
         queries = defense.keys(inputs)
-        reference, _ = flat_search(defense.memory, queries, defense.config.neighbors, repeats=2)
+        reference, _ = flat_search(defense.memory, queries, defense.config.num_neighbors, repeats=2)
     return Measurement(
         name=f"forward_{num_threads}_threads",
         unit="ms/sample",
@@ -24,5 +24,5 @@ def measure_forward(defense: OTAD, inputs: Tensor, *, num_threads: int, goal: fl
         ratio=reference / ours,
         goal=goal,
         note=f"{len(inputs)} samples through OTAD, {len(defense.memory)} keys of {queries.shape[1]}, "
-        f"K = {defense.config.neighbors}, against IndexFlatL2 alone",
+        f"K = {defense.config.num_neighbors}, against IndexFlatL2 alone",
     )

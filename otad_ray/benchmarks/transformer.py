@@ -16,7 +16,7 @@ from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import (
     BackboneConfig,
     CipNet,
-    CipNetOptions,
+    CipNetConfig,
     MetricNetConfig,
     build_backbone,
     build_cip_net,
@@ -37,12 +37,12 @@ _FEATURE_NET_GOAL, _MILLISECOND_GOAL = 1.0, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransformerOptions:
+class TransformerConfig:
     """Of the networks and of the problem that they solve. metric: None searches the points. cip_net: of either head."""
 
     backbone: BackboneConfig
     metric: MetricNetConfig | None
-    cip_net: CipNetOptions
+    cip_net: CipNetConfig
     integration: IntegrationConfig
 
 
@@ -53,7 +53,7 @@ class Transformers(nn.Module):
     drawn at random like all others.
     """
 
-    def __init__(self, options: TransformerOptions, *, shape: tuple[int, ...], num_outputs: int) -> None:
+    def __init__(self, options: TransformerConfig, *, shape: tuple[int, ...], num_outputs: int) -> None:
         super().__init__()
         # The exact solver, whatever the options say.
         self.config = replace(options.integration, solver="dual")
@@ -67,11 +67,11 @@ class Transformers(nn.Module):
             self.simplex, self.feature = (self._cip_net(options, head) for head in ("simplex", "feature"))
         self.eval()
 
-    def _cip_net(self, options: TransformerOptions, head: CipNetHead) -> CipNet:
+    def _cip_net(self, options: TransformerConfig, head: CipNetHead) -> CipNet:
         space, dimension = self.backbone.point_space, self.backbone.dimension
         return build_cip_net(
             replace(options.cip_net, head=head),
-            neighbors=self.config.neighbors,
+            num_neighbors=self.config.num_neighbors,
             coordinates=dimension if space is None else space.num_coordinates,
             dimension=dimension,
         )
@@ -113,7 +113,7 @@ def measure_transformer(networks: Transformers, memory: NeighborMemory, inputs: 
     features = memory.features.shape[1]
     where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name(inputs.device)
     note = (
-        f"a batch of {len(inputs)}, K = {networks.config.neighbors} of {len(memory)} rows, D = {features}, "
+        f"a batch of {len(inputs)}, K = {networks.config.num_neighbors} of {len(memory)} rows, D = {features}, "
         f"untrained networks, {where}"
     )
 

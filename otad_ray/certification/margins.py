@@ -31,12 +31,12 @@ class AffineHead:
     """
 
     def __init__(
-        self, margins: LinearMargins, neighbors: int, space: TokenSpace | None, *, device: torch.device
+        self, margins: LinearMargins, num_neighbors: int, space: TokenSpace | None, *, device: torch.device
     ) -> None:
         self.weight, self.bias, self._sizes = (
             tensor.detach().to(device, torch.float64) for tensor in (margins.weight, margins.bias, margins.sizes)
         )
-        self._terms = margins.terms + neighbors + 8
+        self._terms = margins.terms + num_neighbors + 8
         self.seen = self.weight if space is None else space.project(self.weight)
         # |h_ab| and |Q' h_ab| (C, C). Q stretches by a little more than 1.
         self._apart = _distances(self.weight) * (1 + isometry_defect(space))

@@ -54,7 +54,7 @@ def certify_otad(defense: OTAD, inputs: Tensor) -> Certificate:
             "there is one for solver 'dual'"
         )
     low = config.regularity.strong_convexity
-    return _certified(defense, inputs, _otad_rows, neighbors=config.neighbors, displacement=low, hull="hull")
+    return _certified(defense, inputs, _otad_rows, num_neighbors=config.num_neighbors, displacement=low, hull="hull")
 
 
 def certify_otad_nn(defense: OTADNN, inputs: Tensor) -> Certificate:
@@ -66,12 +66,14 @@ def certify_otad_nn(defense: OTADNN, inputs: Tensor) -> Certificate:
         )
     config = defense.config
     moved = center_displacement(config.regularity, config.cross_term)
-    return _certified(defense, inputs, _otad_nn_rows, neighbors=config.neighbors, displacement=moved, hull="hull")
+    return _certified(
+        defense, inputs, _otad_nn_rows, num_neighbors=config.num_neighbors, displacement=moved, hull="hull"
+    )
 
 
 def certify_knn(defense: KNN, inputs: Tensor) -> Certificate:
     """Certificate of inputs (B, *shape) float32."""
-    return _certified(defense, inputs, _knn_rows, neighbors=defense.neighbors, displacement=0.0, hull="knn")
+    return _certified(defense, inputs, _knn_rows, num_neighbors=defense.num_neighbors, displacement=0.0, hull="knn")
 
 
 # By the exact type: a subclass may predict otherwise, and then its certificate is another.
@@ -87,13 +89,13 @@ def _certified(
     inputs: Tensor,
     predict: Callable[[Any, Tensor, MemoryTable], PredictedRows],
     *,
-    neighbors: int,
+    num_neighbors: int,
     displacement: float,
     hull: str,
 ) -> Certificate:
-    """neighbors: K. displacement: l of the `w_j`. hull: what the hull certificate is called."""
+    """num_neighbors: K. displacement: l of the `w_j`. hull: what the hull certificate is called."""
     geometry = _geometry(defense)
-    table = _table(defense, neighbors, displacement)
+    table = _table(defense, num_neighbors, displacement)
     blocks = (predict(defense, block, table) for block in inputs.split(_BLOCK_ROWS))
     parts = [neighborhood_certificate(rows, table, geometry, hull=hull) for rows in blocks]
     return Certificate(torch.cat([part.radius for part in parts]), [method for part in parts for method in part.method])
@@ -123,7 +125,7 @@ def _geometry(defense: MemoryDefense) -> Geometry:
     return Geometry(keys=Motion(bound=lipschitz, rounding=metric.rounding()), points=points)
 
 
-def _table(defense: MemoryDefense, neighbors: int, displacement: float) -> MemoryTable:
+def _table(defense: MemoryDefense, num_neighbors: int, displacement: float) -> MemoryTable:
     """What is known of the memory's points; InputError where the head allows no proof."""
     backbone, memory = defense.backbone, defense.memory
     name = type(backbone).__name__
@@ -138,7 +140,7 @@ def _table(defense: MemoryDefense, neighbors: int, displacement: float) -> Memor
     if dtypes != {torch.float32}:
         found = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise InputError(f"no certificate: {name} computes in {found}, roundings are known for float32")
-    head = AffineHead(margins, neighbors, memory.point_space, device=memory.points.device)
+    head = AffineHead(margins, num_neighbors, memory.point_space, device=memory.points.device)
     return memory_table(memory, head, displacement)
 
 
@@ -164,18 +166,18 @@ def _otad_rows(defense: OTAD, inputs: Tensor, table: MemoryTable) -> PredictedRo
 
 
 def _otad_nn_rows(defense: OTADNN, inputs: Tensor, _: MemoryTable) -> PredictedRows:
-    return _hull_rows(defense, inputs, defense.forward_details(inputs)[0], defense.config.neighbors)
+    return _hull_rows(defense, inputs, defense.forward_details(inputs)[0], defense.config.num_neighbors)
 
 
 def _knn_rows(defense: KNN, inputs: Tensor, table: MemoryTable) -> PredictedRows:
     logits, feature, _ = defense.forward_details(inputs)
-    rows, head = _hull_rows(defense, inputs, logits, defense.neighbors), table.head
+    rows, head = _hull_rows(defense, inputs, logits, defense.num_neighbors), table.head
     entries, rounding = head.logits(feature.to(rows.points)), head.rounding(table.center_norm(rows.points))
     # The mean of the same neighbors does not move.
     return replace(rows, limit=head.radius(entries, rounding, rows.predicted, head.center_slopes(0.0)))
 
 
-def _hull_rows(defense: MemoryDefense, inputs: Tensor, logits: Tensor, neighbors: int) -> PredictedRows:
+def _hull_rows(defense: MemoryDefense, inputs: Tensor, logits: Tensor, num_neighbors: int) -> PredictedRows:
     """Rows of which is known that their feature lies in the hull, and no more."""
     keys, points = _located(defense, inputs)
     norms = _norms(inputs, points)
@@ -183,7 +185,7 @@ def _hull_rows(defense: MemoryDefense, inputs: Tensor, logits: Tensor, neighbors
         norms=norms,
         keys=keys,
         points=points,
-        neighbors=defense.memory.search(keys, neighbors)[0],
+        neighbors=defense.memory.search(keys, num_neighbors)[0],
         predicted=logits.argmax(1).to(points.device),
         limit=torch.zeros_like(norms),
         solved=torch.ones_like(norms, dtype=torch.bool),

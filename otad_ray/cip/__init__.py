@@ -12,7 +12,17 @@ from otad_ray.cip.isometry import Isometry
 from otad_ray.cip.potentials import Potentials, brenier_potentials
 from otad_ray.cip.program import CROSS_TERMS, CrossTerm, center_displacement
 from otad_ray.cip.regularity import Regularity
-from otad_ray.cip.solvers import MOSEK, SolverUnavailableError, check_solver, check_solver_name, known_solvers
+from otad_ray.cip.solvers import (
+    MOSEK,
+    DualSimplex,
+    RowResult,
+    RowSolver,
+    SolverUnavailableError,
+    check_solver,
+    check_solver_name,
+    known_solvers,
+    solver_fingerprint,
+)
 from otad_ray.cip.status import RETRYABLE, SolverInterruptedError, Status, refuse_interruptions
 
 __all__ = [
@@ -20,11 +30,14 @@ __all__ = [
     "MOSEK",
     "RETRYABLE",
     "CrossTerm",
+    "DualSimplex",
     "GramBlocks",
     "GramSolution",
     "Isometry",
     "Potentials",
     "Regularity",
+    "RowResult",
+    "RowSolver",
     "Solution",
     "SolverInterruptedError",
     "SolverUnavailableError",
@@ -39,4 +52,5 @@ __all__ = [
     "integrate_gram",
     "known_solvers",
     "refuse_interruptions",
+    "solver_fingerprint",
 ]

@@ -11,14 +11,17 @@ from otad_ray.cip.isometry import Isometry
 from otad_ray.cip.potentials import Potentials, potentials_from_gram
 from otad_ray.cip.program import CipProgram, CrossTerm, cip_program
 from otad_ray.cip.regularity import Regularity
-from otad_ray.cip.simplex_qp import solve_simplex_qp
-from otad_ray.cip.solvers import DUAL, RowSolver, row_solver
-from otad_ray.cip.status import Status, check_interruptions
+from otad_ray.cip.solvers import (
+    DUAL,
+    DualSimplex,
+    ProgramSolution,
+    Solver,
+    find_solver,
+    name_of_solver,
+    solve_rows,
+)
+from otad_ray.cip.status import Status
 
-# Largest relative residual of a row that counts as solved. The dual reaches a few roundings; conic solvers
-# stop when the value is right to about 1e-8, which leaves the weights, and so the gap, right to about 1e-4.
-_DUAL_TOLERANCE = 1e-9
-_CONIC_TOLERANCE = 1e-3
 # Bytes of float64 features held at a time: on a processor few enough for its second-level cache.
 _BLOCK_BYTES, _BLOCK_BYTES_ELSEWHERE = 2 << 20, 256 << 20
 
@@ -54,55 +57,56 @@ class Solution(GramSolution):
     solver: str
 
 
-@dataclass(frozen=True)
-class _ProgramSolution:
-    """weights (B, K), value (B,) without the level shift, status (B,) as the solver saw it."""
-
-    weights: Tensor
-    value: Tensor
-    status: Tensor
-    tolerance: float
-
-
 def integrate(
     query: Tensor,
     points: Tensor,
     features: Tensor,
     regularity: Regularity,
     *,
-    solver: str = DUAL,
+    solver: str | Solver = DUAL,
     cross_term: CrossTerm = "theory",
     potentials: Tensor | None = None,
     isometry: Isometry | None = None,
 ) -> Solution:
-    """Feature of each query from its neighbors: potentials by (15), feature by (16) (Algorithm 2).
+    """Integrate each query's feature from its neighbors: potentials by (15), feature by (16) (Algorithm 2).
 
-    query (B, D), points (B, K, D), features (B, K, D): float32 or float64, on one device.
-    isometry: query (B, d) and points (B, K, d) are coordinates in a smaller space, which it maps into the features'.
-    solver: "dual" (default; exact and differentiable), "mosek", or a conic solver of cvxpy by name.
-    cross_term: "theory", the paper's (16), or "released", the formula of the authors' code.
-    potentials (B, K): used in place of (15)'s; no relaxation takes place then.
+    With the dual solver the feature and the value are differentiable in query, points, features and potentials for a
+    fixed neighbor set. A row that is not solved still returns a convex combination of its `w_i`.
 
-    With the dual solver the feature and the value are differentiable in query, points, features and
-    potentials for a fixed neighbor set. A row that is not solved still returns a convex combination of
-    its `w_i`. Raises ValueError for shapes, dtypes or names that do not fit, and for another solver where a
-    gradient is asked for: without it an attack would be misled in silence.
+    Args:
+        query: Queries (B, D), float32 or float64, as all tensors here, on one device.
+        points: Their neighbors (B, K, D).
+        features: The neighbors' features (B, K, D).
+        regularity: The bounds (l, L) of the potential, and how they are relaxed.
+        solver: "dual" (default; exact and differentiable), "mosek", a conic solver of cvxpy by name, your own by
+            `path/to/file.py:MySolver`, or the solver itself: an object such as `DualSimplex()` or any `RowSolver`.
+        cross_term: "theory", the paper's (16), or "released", the formula of the authors' code.
+        potentials: Used in place of (15)'s (B, K); no relaxation takes place then.
+        isometry: Query (B, d) and points (B, K, d) are coordinates in a smaller space, which it maps into the
+            features'.
+
+    Raises:
+        ValueError: For shapes, dtypes or names that do not fit, and for another solver than the dual if a gradient is
+            asked for: without it an attack would be misled in silence.
     """
     check_neighborhoods(points, features, same_space=isometry is None)
     _check_query(query, points, potentials)
-    solve: Callable[[CipProgram], _ProgramSolution] = _solve_dual
-    if solver != DUAL:
-        _refuse_gradient(solver, query, points, features, potentials)
-        solve_row = row_solver(solver)
+    chosen = find_solver(solver) if isinstance(solver, str) else solver
+    name = name_of_solver(chosen)
+    solve: Callable[[CipProgram], ProgramSolution]
+    if isinstance(chosen, DualSimplex):
+        solve = chosen.solve
+    else:
+        _refuse_gradient(name, query, points, features, potentials)
 
-        def solve(program: CipProgram) -> _ProgramSolution:
-            return _solve_rows(program, _centers(query, points, features, program.displacement, isometry), solve_row)
+        def solve(program: CipProgram) -> ProgramSolution:
+            return solve_rows(chosen, program, _centers(query, points, features, program.displacement, isometry))
 
     nearby = None if isometry is None else _projected(features, isometry)
     blocks = gram_blocks(query, points, features, features_in_point_space=nearby)
     solution, displacement = _integrate_blocks(blocks, regularity, cross_term, potentials, solve)
     feature = combine_centers(solution.weights, query, points, features, displacement, isometry)
-    return Solution(**vars(solution), feature=feature, solver=solver)
+    return Solution(**vars(solution), feature=feature, solver=name)
 
 
 def integrate_gram(
@@ -112,8 +116,8 @@ def integrate_gram(
     cross_term: CrossTerm = "theory",
     potentials: Tensor | None = None,
 ) -> GramSolution:
-    """`integrate` on inner products alone, by the dual solver; the caller forms `sum_i s_i w_i`."""
-    return _integrate_blocks(blocks, regularity, cross_term, potentials, _solve_dual)[0]
+    """Integrate from inner products alone, by the dual solver; the caller forms `sum_i s_i w_i`."""
+    return _integrate_blocks(blocks, regularity, cross_term, potentials, DualSimplex().solve)[0]
 
 
 def _integrate_blocks(
@@ -121,7 +125,7 @@ def _integrate_blocks(
     regularity: Regularity,
     cross_term: CrossTerm,
     potentials: Tensor | None,
-    solve: Callable[[CipProgram], _ProgramSolution],
+    solve: Callable[[CipProgram], ProgramSolution],
 ) -> tuple[GramSolution, float]:
     blocks, finite = _without_non_finite_rows(blocks)
     found = potentials_from_gram(blocks, regularity) if potentials is None else _given(potentials, regularity)
@@ -175,37 +179,7 @@ def _given(potentials: Tensor, regularity: Regularity) -> Potentials:
     )
 
 
-def _solve_dual(program: CipProgram) -> _ProgramSolution:
-    weights = solve_simplex_qp(program.kappa * program.centers_gram, program.linear)
-    # The envelope theorem: at the optimum the value does not change with the weights.
-    value = program.dual_value(weights.detach())
-    status = torch.full_like(value, int(Status.SOLVED), dtype=torch.int64)
-    return _ProgramSolution(weights, value, status, _DUAL_TOLERANCE)
-
-
-def _solve_rows(program: CipProgram, centers: Tensor, solve_row: RowSolver) -> _ProgramSolution:
-    weights = torch.full_like(program.levels, 1.0 / program.levels.shape[1])
-    value = torch.full_like(program.levels[:, 0], torch.nan)
-    status = torch.empty_like(value, dtype=torch.int64)
-    # Conic solvers stop at absolute tolerances: give them offsets and levels of size one.
-    centered = centers - centers.mean(1, keepdim=True)
-    scale = program.scale()
-    radius = centered.norm(dim=2).amax(1)
-    radius = torch.where(radius > 0, radius, torch.ones_like(radius))
-    offsets = (centered / radius.view(-1, 1, 1)).cpu().numpy()
-    levels = (program.levels.detach() / scale.unsqueeze(1)).cpu().numpy()
-    curvature = (program.kappa * radius**2 / scale).tolist()
-    for row in range(len(levels)):
-        result = solve_row(offsets[row], levels[row], curvature[row])
-        status[row] = int(result.status)
-        if result.weights is not None and result.value is not None:
-            weights[row] = torch.as_tensor(result.weights)
-            value[row] = result.value * scale[row]
-    check_interruptions(int((status == Status.INTERRUPTED).sum()))
-    return _ProgramSolution(weights, value, status, _CONIC_TOLERANCE)
-
-
-def _residual(program: CipProgram, result: _ProgramSolution) -> Tensor:
+def _residual(program: CipProgram, result: ProgramSolution) -> Tensor:
     with torch.no_grad():
         primal, dual = program.primal_value(result.weights), program.dual_value(result.weights)
         error = torch.maximum(primal - dual, (result.value - dual).abs())

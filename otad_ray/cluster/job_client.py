@@ -6,6 +6,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -25,13 +26,15 @@ _POLL_SECONDS = 1.0
 _INTERRUPTED = 130
 
 
-def main(*, repository: Path, description: str) -> int:
+def main(
+    *, repository: Path | None, description: str, arguments: Sequence[str] | None = None, prog: str | None = None
+) -> int:
     """Submit as the command line says; the exit code: the driver's, or 1 where there is none."""
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     try:
-        arguments = parse_submission(description)
-        submission = plan_submission(arguments, repository, os.environ)
-        return submit(submission, follow=not arguments.no_wait)
+        parsed = parse_submission(description, arguments, prog=prog)
+        submission = plan_submission(parsed, repository, os.environ)
+        return submit(submission, follow=not parsed.no_wait)
     except InputError as error:
         _say(f"error: {error}")
         return 1

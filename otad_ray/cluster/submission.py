@@ -3,7 +3,7 @@
 import argparse
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,15 +55,21 @@ class Submission:
         return shlex.join(["python", f"jobs/{self.job}.py", *self.options])
 
 
-def parse_submission(description: str) -> argparse.Namespace:
+def parse_submission(
+    description: str, arguments: Sequence[str] | None = None, *, prog: str | None = None
+) -> argparse.Namespace:
+    """Return the options of a command line; None for that of this process, whose program `prog` names."""
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, exit_on_error=False
+        prog=prog,
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
     )
     parser.add_argument(
         "--address", help="job server, such as http://127.0.0.1:8265 (default: RAY_API_SERVER_ADDRESS, RAY_ADDRESS)"
     )
     parser.add_argument("--no-wait", action="store_true", help="submit and end, instead of following the log")
-    parser.add_argument("--working-dir", type=Path, help="what is uploaded (default: the repository of this script)")
+    parser.add_argument("--working-dir", type=Path, help="what is uploaded (default: the repository of this program)")
     parser.add_argument("--env", action="append", default=[], metavar="NAME", help="pass another variable; no secrets")
     parser.add_argument(
         "--driver-cpus",
@@ -74,7 +80,7 @@ def parse_submission(description: str) -> argparse.Namespace:
     parser.add_argument("job", help="a script of jobs/, such as label_qcp")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="the job's own options")
     try:
-        return parser.parse_args()
+        return parser.parse_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(str(error)) from error
     except SystemExit as end:
@@ -82,9 +88,27 @@ def parse_submission(description: str) -> argparse.Namespace:
         raise SystemExit(1 if end.code else 0) from None
 
 
-def plan_submission(arguments: argparse.Namespace, repository: Path, environment: Mapping[str, str]) -> Submission:
-    """What is to be submitted; InputError for an unknown job, for a secret, and for a path that means nothing there."""
-    working_dir = (arguments.working_dir or repository).absolute()
+def plan_submission(
+    arguments: argparse.Namespace, repository: Path | None, environment: Mapping[str, str]
+) -> Submission:
+    """Return what is to be submitted.
+
+    Args:
+        arguments: what `parse_submission` returned.
+        repository: what is uploaded unless the arguments name another folder; None if there is none.
+        environment: variables of this process.
+
+    Raises:
+        InputError: for an unknown job, for a secret, for a path that means nothing on the cluster, and if no folder
+            is known that could be uploaded.
+    """
+    uploaded = arguments.working_dir or repository
+    if uploaded is None:
+        raise InputError(
+            "this otad_ray is installed from a wheel, and what is uploaded is a checkout of its repository (jobs/ and "
+            "otad_ray/); name one with --working-dir DIR"
+        )
+    working_dir = uploaded.absolute()
     job = Path(arguments.job).name.removesuffix(".py")
     known = sorted(path.stem for path in working_dir.glob("jobs/*.py") if path.stem != "submit")
     if job not in known:

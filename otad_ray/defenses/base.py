@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from otad_ray.artifacts import atomic_directory, refuse_occupied, to_jsonable, write_json
 from otad_ray.cip import Solution
 from otad_ray.errors import InputError
+from otad_ray.machine import job_command
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone, MetricNet, save_backbone, save_metric_net
 from otad_ray.stages import stage
+
+if TYPE_CHECKING:
+    from otad_ray.defenses.parts import DefenseParts, SavedParts
 
 DESCRIPTION = "defense.json"
 # Features computed on another device or in another batch differ by rounding, those of another net altogether.
@@ -30,32 +34,64 @@ NETWORK_FOLDERS = (BACKBONE_FOLDER, METRIC_FOLDER, CIP_NET_FOLDER)
 
 
 class Defense(nn.Module, ABC):
-    """A map from inputs (B, *shape), in the data set's bounds, to logits (B, C)."""
+    """A map from inputs (B, *shape), in the data set's bounds, to logits (B, C).
+
+    Attributes:
+        kind: What a saved defense is recognized by; never to be changed.
+        backbone: The network whose head gives the logits.
+    """
 
     kind: ClassVar[str]
     backbone: Backbone
 
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, parts: "DefenseParts") -> Self:
+        """Make the defense of a preset's parts, with the settings that follow from the preset."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, saved: "SavedParts") -> Self:
+        """Make the defense that was saved, of its parts and with its settings."""
+
     @abstractmethod
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, Solution | None]:
-        """Logits (B, C), the features (B, D) that the head was given, and how they were solved for, if they were."""
+        """Compute the outputs, and what they came from.
+
+        Returns:
+            Logits (B, C); the features (B, D) that the head was given; how these were solved for, or None.
+        """
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.forward_details(inputs)[0]
 
     @abstractmethod
     def save(self, directory: str | Path) -> None:
-        """Write what `load_defense` reads; InputError where `directory` holds something."""
+        """Write what `load_defense` reads; raise InputError if `directory` holds something."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """Return what the outputs depend on, of JSON types and dataclasses."""
 
 
 class MemoryDefense(Defense):
     """A defense that reads the features of an input's neighbors in a memory.
 
-    metric: the net whose outputs the memory is searched by; without one, it is searched by the points.
-    Raises InputError where the memory was built with another backbone or another metric: its features would mean
-    nothing to the head, or its distances nothing to the search.
+    A subclass sets `kind` and defines `forward_details`, `settings` and `from_parts`.
     """
 
     def __init__(self, backbone: Backbone, memory: NeighborMemory, metric: MetricNet | None = None) -> None:
+        """Hold the parts.
+
+        Args:
+            backbone: The network whose features the memory keeps.
+            memory: The training points.
+            metric: The net whose outputs the memory is searched by; without one, it is searched by the points.
+
+        Raises:
+            InputError: If the memory was built with another backbone or another metric: its features would mean
+                nothing to the head, or its distances nothing to the search.
+        """
         super().__init__()
         check_backbone(memory, backbone)
         check_metric(memory, metric)
@@ -80,12 +116,28 @@ class MemoryDefense(Defense):
             batches = self.memory.features.split(_BLOCK_ROWS)
             return torch.cat([self.backbone.head(batch).argmax(1) for batch in batches])
 
+    @classmethod
+    def load(cls, saved: "SavedParts") -> Self:
+        """Make the defense that was saved; its settings are arguments of the constructor."""
+        made = cls(saved.backbone, saved.memory, metric=saved.metric, **saved.settings)
+        # A setting that is not there must not become its default in silence.
+        if missing := made.settings().keys() - saved.settings.keys():
+            raise KeyError(f"settings: {', '.join(sorted(missing))}")
+        return made
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What `load_defense` gives back to the constructor beside backbone and memory, of JSON types."""
+        """Return the arguments of the constructor beside backbone, memory and metric, of JSON types or dataclasses."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the kind, the settings, and the fingerprints of the parts."""
+        identity = {"kind": self.kind, "backbone": self.backbone.fingerprint(), "memory": self.memory.fingerprint}
+        if self.metric is not None:
+            identity["metric"] = self.metric.fingerprint()
+        return identity | self.settings()
 
     def save(self, directory: str | Path) -> None:
-        """Write `defense.json` and the backbone; the memory is named by its path relative to `directory`.
+        """Write `defense.json` and the networks; the memory is named by its path relative to `directory`.
 
         Move the storage root as a whole, and the path stays right.
         """
@@ -95,7 +147,7 @@ class MemoryDefense(Defense):
         save_defense(directory, self.kind, self.networks(), description)
 
     def networks(self) -> "dict[str, SavedNetwork]":
-        """The networks that are saved with it, by their folder."""
+        """Return the networks that are saved with it, by their folder."""
         saved = {BACKBONE_FOLDER: SavedNetwork(self.backbone, save_backbone)}
         if self.metric is not None:
             saved[METRIC_FOLDER] = SavedNetwork(self.metric, save_metric_net)
@@ -130,7 +182,7 @@ def check_backbone(memory: NeighborMemory, backbone: Backbone) -> None:
     built_with = "another backbone" if recorded is None else f"backbone {recorded[:12]}"
     raise InputError(
         f"memory {memory.directory} was built with {built_with}, this one is {found[:12]}; "
-        "build a memory for it with: python jobs/build_memory.py"
+        f"build a memory for it with: {job_command('build_memory')}"
     )
 
 
@@ -155,13 +207,13 @@ def check_metric(memory: NeighborMemory, metric: MetricNet | None) -> None:
     if metric.num_keys != num_keys:
         raise InputError(
             f"the metric net gives keys of dimension {metric.num_keys}, those of memory {memory.directory} are of "
-            f"dimension {num_keys}; build a memory for it with: python jobs/build_memory.py and the net's options"
+            f"dimension {num_keys}; build a memory for it with: {job_command('build_memory')} and the net's options"
         )
     recorded, found = memory.manifest.get("metric"), metric.fingerprint()
     if recorded is not None and recorded != found:
         raise InputError(
             f"memory {memory.directory} was built with metric net {recorded[:12]}, this one is {found[:12]}; "
-            "build a memory for it with: python jobs/build_memory.py and the net's options"
+            f"build a memory for it with: {job_command('build_memory')} and the net's options"
         )
 
 

@@ -1,11 +1,12 @@
 """OTAD: the head on the integrated feature, Algorithm 2."""
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor
 
 from otad_ray.cip import Solution
 from otad_ray.defenses.base import MemoryDefense
+from otad_ray.defenses.parts import DefenseParts, SavedParts
 from otad_ray.memory import IntegrationConfig, NeighborMemory, integrate_neighbors
 from otad_ray.models import Backbone, MetricNet
 from otad_ray.stages import stage
@@ -29,7 +30,15 @@ class OTAD(MemoryDefense):
     ) -> None:
         super().__init__(backbone, memory, metric)
         self.config = config or IntegrationConfig()
-        memory.check_neighbors(self.config.neighbors, leave_one_out=False)
+        memory.check_neighbors(self.config.num_neighbors, leave_one_out=False)
+
+    @classmethod
+    def from_parts(cls, parts: DefenseParts) -> Self:
+        return cls(parts.backbone, parts.memory, parts.integration, parts.metric)
+
+    @classmethod
+    def load(cls, saved: SavedParts) -> Self:
+        return cls.from_parts(saved)
 
     def integrate(self, inputs: Tensor) -> tuple[Tensor, Solution]:
         """Positions of the neighbors (B, K) in the memory, and the solution, of inputs (B, *shape)."""

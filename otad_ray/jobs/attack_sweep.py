@@ -1,4 +1,4 @@
-"""Robust accuracy as a bracket, certified <= truth <= worst attack: many attacks and budgets on defenses, or your own.
+"""Attack and certify defenses, also your own, and report a bracket: certified <= robust accuracy <= worst attack.
 
 python jobs/attack_sweep.py                                # digits
 python jobs/attack_sweep.py mnist --samples 1000

@@ -1,19 +1,22 @@
-"""What every job script does: parse, run, print one JSON line; errors a person can act on without a traceback."""
+"""What every job does on the command line: parse, run, print one JSON line; errors without a traceback."""
 
 import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from otad_ray.cip import SolverUnavailableError
 from otad_ray.errors import InputError, RetryableError
+from otad_ray.jobs.table import DEFAULT_PRESET, JOBS
 from otad_ray.options import JobConfig
 from otad_ray.presets import PRESETS, find_preset
 
-_DEFAULT_PRESET = "digits"
+# They announce at INFO what no user of a job asks for, such as that fonts were listed.
+_NOISY = ("alembic", "faiss", "httpx", "matplotlib", "mlflow", "ray")
 # Exit status of a job that was stopped from outside: the same command goes on.
 _RETRYABLE = 1
 
@@ -21,10 +24,64 @@ Config = TypeVar("Config", bound=JobConfig)
 Options = TypeVar("Options")
 
 
+def run_job(name: str, arguments: Sequence[str] | None = None, *, prog: str | None = None) -> None:
+    """Run a job of the table from the command line.
+
+    Args:
+        name: of the job, such as "label_qcp".
+        arguments: its command line; None for that of this process.
+        prog: how messages call the program; None for its path.
+
+    Raises:
+        SystemExit: with 0 after --help; otherwise as `main` or, for a job with a finding, `check_main` says.
+    """
+    job = JOBS[name]
+    module = import_module(job.module)
+    config, run, description = getattr(module, job.config), getattr(module, job.run), module.__doc__ or ""
+    if job.finding is not None:
+        finding = job.finding
+        check_main(
+            config,
+            run,
+            description=description,
+            failed=lambda result: bool(result[finding]),
+            arguments=arguments,
+            prog=prog,
+        )
+    elif job.default_preset is None:
+        options_main(config, run, description=description, arguments=arguments, prog=prog)
+    else:
+        main(
+            config,
+            run,
+            description=description,
+            default_preset=job.default_preset,
+            arguments=arguments,
+            prog=prog,
+        )
+
+
 def parse(
-    config: type[Config], arguments: Sequence[str], *, description: str, default_preset: str = _DEFAULT_PRESET
+    config: type[Config],
+    arguments: Sequence[str],
+    *,
+    description: str,
+    default_preset: str = DEFAULT_PRESET,
+    prog: str | None = None,
 ) -> Config:
-    """`[PRESET] [--field value ...]`: the preset's values, with fields replaced by options."""
+    """Return the configuration of a command line `[PRESET] [--field value ...]`: a preset with fields replaced.
+
+    Args:
+        config: class of the configuration.
+        arguments: the command line, without the program.
+        description: of the job; its first line is shown.
+        default_preset: preset of a command line that names none.
+        prog: how messages call the program; None for its path.
+
+    Raises:
+        InputError: for an unknown preset, and for values that the configuration refuses.
+        SystemExit: for options that do not exist, and after --help.
+    """
     arguments = list(arguments)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else default_preset
     preset = find_preset(name)
@@ -33,7 +90,7 @@ def parse(
         config,
         args=arguments,
         default=config(preset=preset),
-        prog=f"{sys.argv[0]} [{'|'.join(PRESETS)}]",
+        prog=f"{prog or sys.argv[0]} [{'|'.join(PRESETS)}]",
         description=f"{summary} Defaults below are those of preset {name!r}.",
     )
 
@@ -43,10 +100,17 @@ def main(
     run: Callable[[Config], dict[str, Any]],
     *,
     description: str,
-    default_preset: str = _DEFAULT_PRESET,
+    default_preset: str = DEFAULT_PRESET,
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> None:
-    """Run a job of one preset from the command line; bad input ends it with 2, a full disk and the like with 1."""
-    _main(lambda: parse(config, sys.argv[1:], description=description, default_preset=default_preset), run)
+    """Run a job of one preset from the command line.
+
+    Raises:
+        SystemExit: with 2 for bad input, 1 for what a rerun may mend (a full disk and the like), 130 if interrupted.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    _run(lambda: parse(config, given, description=description, default_preset=default_preset, prog=prog), run)
 
 
 def check_main(
@@ -55,25 +119,39 @@ def check_main(
     *,
     description: str,
     failed: Callable[[dict[str, Any]], bool],
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
 ) -> None:
-    """Run a job that checks something: a result that `failed` ends it with 2, bad input with 1."""
+    """Run a job that checks something from the command line.
+
+    Raises:
+        SystemExit: with 2 for a result that `failed`, 1 for bad input and for what a rerun may mend, 130 if
+            interrupted.
+    """
     summary = description.partition("\n")[0]
-    result = _main(lambda: tyro.cli(config, description=summary), run, bad_input=1)
+    result = _run(lambda: tyro.cli(config, args=arguments, prog=prog, description=summary), run, bad_input=1)
     if failed(result):
         raise SystemExit(2)
 
 
-def options_main(config: type[Options], run: Callable[[Options], dict[str, Any]], *, description: str) -> None:
-    """Run a command of no preset from the command line; bad input ends it with 2."""
+def options_main(
+    config: type[Options],
+    run: Callable[[Options], dict[str, Any]],
+    *,
+    description: str,
+    arguments: Sequence[str] | None = None,
+    prog: str | None = None,
+) -> None:
+    """Run a job whose options name no preset from the command line; it exits as `main` does."""
     summary = description.partition("\n")[0]
-    _main(lambda: tyro.cli(config, description=summary), run)
+    _run(lambda: tyro.cli(config, args=arguments, prog=prog, description=summary), run)
 
 
-def _main(parse_options: Callable[[], Options], run: Callable[[Options], dict[str, Any]], bad_input: int = 2) -> Any:
-    """Logs on stderr, and one JSON object as the last line of stdout."""
+def _run(parse_options: Callable[[], Options], run: Callable[[Options], dict[str, Any]], bad_input: int = 2) -> Any:
+    """Run a job with logs on stderr, and print its summary as one JSON object, the last line of stdout."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    for noisy in ("alembic", "faiss", "mlflow", "ray", "httpx"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         parsed = parse_options()
     except ValueError as error:

@@ -1,19 +1,22 @@
-"""Standard accuracy (or MSE) of net, KNN and OTAD (both cross terms), relative error RE, and transport diagnostics.
+"""Measure the standard accuracy (or MSE) of net, KNN and OTAD, the relative error RE, and transport diagnostics.
 
 python jobs/evaluate.py                       # digits
 python jobs/evaluate.py mnist --regularity.smoothness 3
 python jobs/evaluate.py digits_vit --otad-nn  # OTAD-T, and OTAD-T-NN beside it
 """
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from otad_ray.artifacts import MANIFEST, to_jsonable
+from otad_ray.artifacts import MANIFEST, read_manifest
 from otad_ray.cip import RETRYABLE
 from otad_ray.data import DataFolders, Rows, Split, open_split
 from otad_ray.defenses import Defense, load_defense
@@ -25,20 +28,22 @@ from otad_ray.presets import Preset
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.defense_source import NET
 from otad_ray.recipes.defenses import (
+    KNN_NAME,
     OTAD_NN,
     check_cip_net_directory,
     open_cip_net,
-    save_memory_defenses,
-    save_net,
-    save_otad_nn,
+    save_defense,
+    save_otad_by_cross_term,
 )
+from otad_ray.recipes.labels import identify_integration
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.shard_job import ShardJob, Units, open_workspace, run_shard_job
 from otad_ray.recipes.workspace import Workspace, check_split, describe_data
 from otad_ray.tracking import RunRecord
 
+logger = logging.getLogger(__name__)
+
 _KIND = "evaluation"
-_KNN = "knn"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,26 +125,28 @@ class EvaluateJob(ShardJob):
             open_cip_net(workspace, config.cip_net_directory)
         self.memory = ensure_memory(workspace)
         self.backbone = ensure_backbone(workspace).network
-        self.saved = dict(save_memory_defenses(workspace))
-        others = {OTAD_NN: save_otad_nn(workspace, cip_net=config.cip_net_directory)} if config.otad_nn else {}
+        otads = save_otad_by_cross_term(workspace)
+        knn = {KNN_NAME: save_defense(workspace, KNN_NAME)}
+        others = {OTAD_NN: save_defense(workspace, OTAD_NN, cip_net=config.cip_net_directory)} if config.otad_nn else {}
+        self.saved = {**otads, **knn, **others}
         identity = {
             "backbone": self.backbone.fingerprint(),
             "memory": self.memory.fingerprint,
             "data": self.rows.fingerprint,
             "split": config.split,
-            **to_jsonable(workspace.preset.integration),
+            **identify_integration(workspace.preset.integration),
             **({"others": {name: path.name for name, path in others.items()}} if others else {}),
         }
+        directory = workspace.directory("evaluations", identity)
+        _adopt_earlier(workspace.directory("sweeps", identity), directory)
         self.output = ShardedDirectory.start(
-            workspace.directory("evaluations", identity),
+            directory,
             kind=_KIND,
             identity=identity,
             rows=len(self.rows),
             rows_per_shard=config.rows_per_shard,
         )
-        otads = {name: path for name, path in self.saved.items() if name != _KNN}
-        self.saved |= others
-        defenses = {NET: save_net(workspace), _KNN: self.saved[_KNN], **otads, **others}
+        defenses = {NET: save_defense(workspace, NET), **knn, **otads, **others}
         task = EvaluateTask(
             workspace.preset,
             config.split,
@@ -154,7 +161,10 @@ class EvaluateJob(ShardJob):
         totals = self._sum_records()
         integration = self.workspace.preset.integration
         metrics = totals.metrics() | transport_diagnostics(
-            self.backbone, self.memory.points, neighbors=integration.neighbors, regularity=integration.regularity
+            self.backbone,
+            self.memory.points,
+            num_neighbors=integration.num_neighbors,
+            regularity=integration.regularity,
         )
         definition = self.workspace.definition
         if definition.bayes_accuracy is not None:
@@ -190,6 +200,8 @@ class EvaluateJob(ShardJob):
         return RunRecord(
             experiment=self.workspace.preset.name,
             kind=_KIND,
+            name=f"evaluation {self._config.split} K={self.workspace.preset.integration.num_neighbors}",
+            job="evaluate",
             result={"directory": self.output.directory},
             outcome=totals.metrics(),
             params={**manifest["identity"], "data_set": self.workspace.preset.data_set},
@@ -204,6 +216,18 @@ def run_evaluation(config: EvaluateConfig) -> dict[str, Any]:
     """Evaluate net, KNN and OTAD with both cross terms, and return the job's summary."""
     check_split(config.preset, config.split)
     return run_shard_job(EvaluateJob(open_workspace(config), config))
+
+
+def _adopt_earlier(earlier: Path, directory: Path) -> None:
+    """Move an evaluation of version 0.1, which lies among the sweeps, to its place."""
+    if directory.exists() or not (earlier / MANIFEST).is_file():
+        return
+    read_manifest(earlier, kind=_KIND)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # Of two jobs that do this at once, one finds nothing left to move.
+    with suppress(FileNotFoundError):
+        earlier.rename(directory)
+    logger.info("moved an evaluation of version 0.1 from %s to %s", earlier, directory)
 
 
 def _print_table(name: str, manifest: dict[str, Any]) -> None:

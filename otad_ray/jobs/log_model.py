@@ -1,4 +1,8 @@
-"""The model job: a preset's defense, whole, in MLflow."""
+"""Log a defense of a preset, with its backbone and memory, as an MLflow model that loads without pickle.
+
+python jobs/log_model.py                      # OTAD on digits
+python jobs/log_model.py mnist --defense knn --register mnist-knn
+"""
 
 import json
 import logging
@@ -51,6 +55,9 @@ def run_log_model(config: LogModelConfig) -> dict[str, Any]:
     record = RunRecord(
         experiment=workspace.preset.name,
         kind=_KIND,
+        name=f"model {config.defense}",
+        job="log_model",
+        started=workspace.started,
         result={"directory": directory},
         params={
             "defense": config.defense,

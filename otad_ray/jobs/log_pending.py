@@ -1,4 +1,8 @@
-"""The replay job: results that no tracking server has taken yet are logged."""
+"""Log the results that no tracking server has taken yet, as often as you like; ends with 2 if some still wait.
+
+python jobs/log_pending.py
+python jobs/log_pending.py --storage DIR --tracking-uri http://127.0.0.1:5000
+"""
 
 import logging
 from collections import Counter

@@ -1,4 +1,8 @@
-"""The nightly sweep: presets trained, attacked and certified afresh, and held against the last good night."""
+"""Train, attack and certify presets afresh, and compare with the last good night; ends with 2 on a regression.
+
+python jobs/nightly_sweep.py
+python jobs/nightly_sweep.py --presets digits --samples 100
+"""
 
 import json
 import logging
@@ -25,7 +29,7 @@ from otad_ray.attacks import Norm, find_attack
 from otad_ray.data import DataFolders, open_split
 from otad_ray.engine.run import open_session
 from otad_ray.errors import InputError
-from otad_ray.evaluation import Regression, find_regressions
+from otad_ray.evaluation import Worsening, find_worsenings
 from otad_ray.jobs.attack_sweep import run_attack_sweep
 from otad_ray.machine import describe_machine, versions
 from otad_ray.options import PoolRequest, refuse_cluster_options
@@ -184,6 +188,7 @@ def _sweep_config(config: NightlyConfig, preset: Preset, night: Path, tracking_u
 
 def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tracking_uri: str) -> dict[str, Any]:
     """One preset's night. A sweep that fails is a regression too, and costs the other presets nothing."""
+    started = time.time()
     try:
         result = run_attack_sweep(sweep)
     except InputError as error:
@@ -212,6 +217,9 @@ def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tr
     record = RunRecord(
         experiment=EXPERIMENT,
         kind=_KIND,
+        name=f"night {sweep.preset.name} {Path(str(sweep.storage)).name}",
+        job="nightly_sweep",
+        started=started,
         result={"directory": directory},
         outcome={"good": good, "regressions": regressions, "shares": _shares(result)},
         params={**question, "compared_with": compared_with, "sweep": directory.name, **versions()},
@@ -246,8 +254,8 @@ def _last_good(tracking_uri: str, tags: Mapping[str, str], scratch: Path, direct
         return None
 
 
-def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Regression]:
-    return find_regressions(
+def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Worsening]:
+    return find_worsenings(
         pq.read_table(before),
         pq.read_table(directory / OUTCOMES),
         eps=manifest["eps"],

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
+from tyro.conf import arg
 
+from otad_ray.artifacts import JSON_NAME
 from otad_ray.cip import CROSS_TERMS, CrossTerm, Regularity, Solution, check_solver_name, integrate
 from otad_ray.errors import InputError
 from otad_ray.memory.neighbor_memory import NeighborMemory
@@ -21,13 +23,15 @@ class IntegrationConfig:
     """How a feature is integrated.
 
     Attributes:
-        neighbors: K, the training points that a feature is integrated from.
+        num_neighbors: K, the training points that a feature is integrated from.
         regularity: (l, L) and its relaxation.
-        solver: dual (exact), mosek, or a conic solver of cvxpy such as clarabel or scs (a reference, slow).
+        solver: dual (exact), mosek, a conic solver of cvxpy such as clarabel or scs (a reference, slow), or
+            path/to/file.py:MySolver, your own.
         cross_term: theory, the paper's program (16), or released, the authors' code.
     """
 
-    neighbors: int = 10
+    # Manifests and the command line say `neighbors`.
+    num_neighbors: Annotated[int, arg(name="neighbors")] = field(default=10, metadata={JSON_NAME: "neighbors"})
     regularity: Regularity = field(default_factory=Regularity)
     solver: str = "dual"
     cross_term: CrossTerm = "theory"
@@ -38,8 +42,8 @@ class IntegrationConfig:
         return f"cross_term {self.cross_term}, {self.regularity}"
 
     def __post_init__(self) -> None:
-        if self.neighbors < 1:
-            raise InputError(f"need neighbors >= 1, got {self.neighbors}")
+        if self.num_neighbors < 1:
+            raise InputError(f"need neighbors >= 1, got {self.num_neighbors}")
         if self.cross_term not in CROSS_TERMS:
             raise InputError(f"unknown cross_term {self.cross_term!r}; known: {', '.join(CROSS_TERMS)}")
         check_solver_name(self.solver)
@@ -58,7 +62,7 @@ def integrate_neighbors(
     keys (B, E) are searched, points (B, d), as the memory's are, integrated; exclude_ids (B,) as in
     `NeighborMemory.search`. Differentiable in points for the neighbors found.
     """
-    index = search_neighbors(memory, keys, points, config.neighbors, exclude_ids=exclude_ids)
+    index = search_neighbors(memory, keys, points, config.num_neighbors, exclude_ids=exclude_ids)
     with stage("solve"):
         parts = [
             integrate(

@@ -12,7 +12,7 @@ from otad_ray.memory.neighbor_memory import NeighborMemory
 RETRYABLE_LABELS = frozenset(status.label for status in RETRYABLE)
 
 
-def label_schema(neighbors: int, dimension: int, *, dense: bool) -> pa.Schema:
+def label_schema(num_neighbors: int, dimension: int, *, dense: bool) -> pa.Schema:
     """Columns of a label file.
 
     weights and neighbor_ids say the feature, which `label_features` gathers from the memory; `feature` itself is stored
@@ -20,9 +20,9 @@ def label_schema(neighbors: int, dimension: int, *, dense: bool) -> pa.Schema:
     """
     columns = [
         pa.field("id", pa.int64()),
-        pa.field("neighbor_ids", pa.list_(pa.int64(), neighbors)),
-        pa.field("weights", pa.list_(pa.float32(), neighbors)),
-        pa.field("potentials", pa.list_(pa.float64(), neighbors)),
+        pa.field("neighbor_ids", pa.list_(pa.int64(), num_neighbors)),
+        pa.field("weights", pa.list_(pa.float32(), num_neighbors)),
+        pa.field("potentials", pa.list_(pa.float64(), num_neighbors)),
         pa.field("value", pa.float64()),
         pa.field("smoothness_used", pa.float64()),
         pa.field("strong_convexity_used", pa.float64()),
@@ -44,7 +44,7 @@ def label_rows(
     rows = torch.from_numpy(positions)
     ids, keys, points = memory.ids[rows], memory.keys[rows], memory.points[rows]
     index, solution = integrate_neighbors(memory, keys, points, config, exclude_ids=ids)
-    schema = label_schema(config.neighbors, memory.features.shape[1], dense=dense)
+    schema = label_schema(config.num_neighbors, memory.features.shape[1], dense=dense)
     columns: dict[str, torch.Tensor | list[str]] = {
         "id": ids,
         "neighbor_ids": memory.ids[index],
@@ -67,8 +67,8 @@ def label_features(memory: NeighborMemory, labels: pa.Table, config: Integration
 
     memory and config are those the labels were made with. InputError for ids that the memory does not hold.
     """
-    rows, neighbors = label_positions(memory, labels, config.neighbors)
-    weights = label_weights(labels, config.neighbors)
+    rows, neighbors = label_positions(memory, labels, config.num_neighbors)
+    weights = label_weights(labels, config.num_neighbors)
     displacement = center_displacement(config.regularity, config.cross_term)
     return combine_centers(
         weights, memory.points[rows], memory.points[neighbors], memory.features[neighbors], displacement,

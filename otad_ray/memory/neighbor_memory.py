@@ -1,12 +1,9 @@
 """Training points with their features on disk, memory-mapped, and the search over their keys."""
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from itertools import zip_longest
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,7 +20,8 @@ from otad_ray.artifacts import (
     write_json,
 )
 from otad_ray.errors import InputError
-from otad_ray.machine import versions
+from otad_ray.machine import job_command, versions
+from otad_ray.memory.array_files import LARGEST_KEY_NORM, Batches, check_ids, map_array, write_arrays
 from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest, leave_out
 from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
 from otad_ray.models import TokenSpace
@@ -31,11 +29,6 @@ from otad_ray.stages import stage
 
 _KIND = "memory"
 _SPACE_FILE = "point_space.safetensors"
-
-# Squares of larger keys overflow in float32.
-_LARGEST_KEY_NORM = 1e18
-
-Batches = Iterable[Tensor | np.ndarray]
 
 
 class NeighborMemory:
@@ -101,13 +94,13 @@ class NeighborMemory:
         if keys is not None:
             sources["keys"] = keys
         with atomic_directory(directory) as temporary:
-            contents = _write_arrays(temporary, sources)
+            contents = write_arrays(temporary, sources)
             _check_dimensions(contents["shapes"], point_space)
             if point_space is not None:
                 contents["point_space"] = point_space.layout
                 tensors = {name: tensor.cpu().contiguous() for name, tensor in point_space.tensors.items()}
                 (temporary / _SPACE_FILE).write_bytes(save(tensors))
-            _check_ids(np.load(temporary / "ids.npy"))
+            check_ids(np.load(temporary / "ids.npy"))
             searched = np.load(temporary / ("points.npy" if keys is None else "keys.npy"), mmap_mode="r")
             manifest = {
                 "kind": _KIND,
@@ -127,10 +120,10 @@ class NeighborMemory:
         """
         directory = Path(directory).absolute()
         if not directory.is_dir():
-            raise InputError(f"memory {directory} does not exist; make it with: python jobs/build_memory.py")
+            raise InputError(f"memory {directory} does not exist; make it with: {job_command('build_memory')}")
         manifest = read_manifest(directory, kind=_KIND, fields=("shapes", "sha256", "largest_key_norm", "sketch"))
         arrays = {
-            name: _map_array(directory / f"{name}.npy", tuple(shape)).to(device)
+            name: map_array(directory / f"{name}.npy", tuple(shape)).to(device)
             for name, shape in manifest["shapes"].items()
         }
         arrays.setdefault("keys", arrays["points"])
@@ -171,9 +164,9 @@ class NeighborMemory:
             row = int((~finite).nonzero()[0])
             raise InputError(f"query {row} of {len(keys)} holds NaN or infinite values; remove or repair it")
         largest = float(keys.detach().double().square().sum(1).max().sqrt()) if len(keys) else 0.0
-        if largest > _LARGEST_KEY_NORM:
+        if largest > LARGEST_KEY_NORM:
             raise InputError(
-                f"a query has norm {largest:.3g}, the largest allowed is {_LARGEST_KEY_NORM:.0e}; rescale them"
+                f"a query has norm {largest:.3g}, the largest allowed is {LARGEST_KEY_NORM:.0e}; rescale them"
             )
 
     def check_neighbors(self, k: int, *, leave_one_out: bool) -> None:
@@ -182,74 +175,6 @@ class NeighborMemory:
         if not 1 <= k <= available:
             kind = "leave-one-out neighbors" if leave_one_out else "neighbors"
             raise InputError(f"neighbors must be 1 to {available}, the {kind} in {self.directory}, got {k}")
-
-
-class _ArrayFile:
-    """A .npy file that batches are appended to; its length is written at the end."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._dtype: np.dtype | None = None
-        self._digest = hashlib.sha256()
-        self.shape: tuple[int, ...] = (0,)
-
-    def append(self, batch: np.ndarray) -> None:
-        if self._dtype is None:
-            self._dtype = batch.dtype
-            self.shape = (0, *batch.shape[1:])
-            self._write_header()
-        if batch.shape[1:] != self.shape[1:] or batch.dtype != self._dtype:
-            raise InputError(
-                f"{Path(self._file.name).stem} batches differ: rows of {self.shape[1:]} {self._dtype} and then of "
-                f"{batch.shape[1:]} {batch.dtype}"
-            )
-        # Unlike `tofile`, which does not say why it failed.
-        self._file.write(batch.tobytes())
-        self._digest.update(batch.data)
-        self.shape = (self.shape[0] + len(batch), *self.shape[1:])
-
-    def finish(self) -> str:
-        """Complete the file; the SHA-256 of its values."""
-        # numpy pads the header so that the first axis can grow in place.
-        self._file.seek(0)
-        self._write_header()
-        return self._digest.hexdigest()
-
-    def _write_header(self) -> None:
-        assert self._dtype is not None
-        header = {"descr": np.lib.format.dtype_to_descr(self._dtype), "fortran_order": False, "shape": self.shape}
-        np.lib.format.write_array_header_1_0(self._file, header)
-        self._file.flush()
-
-
-def _write_arrays(directory: Path, sources: Mapping[str, Batches]) -> dict[str, Any]:
-    """Append lockstep batches to one .npy file each; what the manifest says of them."""
-    largest = 0.0
-    with ExitStack() as stack:
-        files = {name: _ArrayFile(stack.enter_context((directory / f"{name}.npy").open("wb"))) for name in sources}
-        for batches in zip_longest(*sources.values()):
-            if any(batch is None for batch in batches):
-                raise InputError(f"{', '.join(sources)} must come in equally many batches")
-            named = {name: _as_array(name, batch) for name, batch in zip(sources, batches, strict=True)}
-            _check_batch(named)
-            for name, array in named.items():
-                files[name].append(array)
-            searched = named.get("keys", named["points"]).astype(np.float64)
-            largest = max(largest, float(np.sqrt(np.square(searched).sum(1).max(initial=0.0))))
-        shapes = {name: file.shape for name, file in files.items()}
-        if shapes["ids"][0] == 0:
-            raise InputError("a memory needs at least one row, got none")
-        if largest > _LARGEST_KEY_NORM:
-            raise InputError(
-                f"a key has norm {largest:.3g}, the largest allowed is {_LARGEST_KEY_NORM:.0e}; rescale them"
-            )
-        digests = {name: file.finish() for name, file in files.items()}
-    return {
-        "rows": shapes["ids"][0],
-        "shapes": {name: list(shape) for name, shape in shapes.items()},
-        "sha256": digests,
-        "largest_key_norm": largest,
-    }
 
 
 def _check_dimensions(shapes: Mapping[str, Sequence[int]], point_space: TokenSpace | None) -> None:
@@ -286,49 +211,3 @@ def _open_sketch(directory: Path, manifest: Mapping[str, Any], device: str | tor
     if len(sketch.rows) != manifest["rows"]:
         raise InputError(f"the sketch in {directory} has {len(sketch.rows)} rows; build {directory} again")
     return sketch
-
-
-def _map_array(path: Path, shape: tuple[int, ...]) -> Tensor:
-    try:
-        # Copy-on-write: torch wants a writable array; pages stay shared as nobody writes.
-        array = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{path} is missing or truncated ({error}); delete {path.parent} and build it again"
-        ) from error
-    if array.shape != shape:
-        raise InputError(f"{path} has shape {array.shape}, its manifest says {shape}; build {path.parent} again")
-    return torch.from_numpy(array)
-
-
-def _as_array(name: str, batch: Tensor | np.ndarray) -> np.ndarray:
-    array = batch.detach().cpu().numpy() if isinstance(batch, Tensor) else np.asarray(batch)
-    rank = 1 if name in ("labels", "ids") else 2
-    if array.ndim != rank:
-        raise InputError(f"{name} batches must have {rank} dimension(s), got shape {array.shape}")
-    if name == "ids" and array.dtype.kind not in "iu":
-        raise InputError(f"ids must be whole numbers, got {array.dtype}")
-    if name == "ids" or (name == "labels" and array.dtype.kind in "iu"):
-        return np.ascontiguousarray(array, dtype=np.int64)
-    return np.ascontiguousarray(array, dtype=np.float32)
-
-
-def _check_batch(named: Mapping[str, np.ndarray]) -> None:
-    lengths = {name: len(array) for name, array in named.items()}
-    if len(set(lengths.values())) != 1:
-        raise InputError(f"batches must agree in length, got {lengths}")
-    for name, array in named.items():
-        if array.dtype.kind != "f":
-            continue
-        finite = np.isfinite(array.reshape(len(array), -1)).all(1)
-        if not finite.all():
-            raise InputError(f"{name} of id {named['ids'][~finite][0]} hold NaN or infinite values; remove that row")
-
-
-def _check_ids(ids: np.ndarray) -> None:
-    unique, counts = np.unique(ids, return_counts=True)
-    if len(unique) != len(ids):
-        raise InputError(
-            f"{int((counts > 1).sum())} ids occur more than once, first {unique[counts > 1][:5].tolist()}; "
-            "ids must be unique"
-        )

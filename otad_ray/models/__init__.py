@@ -4,7 +4,7 @@ from otad_ray.models.backbone import Backbone, LinearMargins
 from otad_ray.models.backbones import (
     BACKBONES,
     BackboneConfig,
-    ViTOptions,
+    ViTConfig,
     backbone_config,
     build_backbone,
     count_backbone_bytes,
@@ -12,8 +12,8 @@ from otad_ray.models.backbones import (
     save_backbone,
 )
 from otad_ray.models.cip_net import CipNet, CipNetOutput, build_cip_net, load_cip_net, save_cip_net
-from otad_ray.models.cip_net_config import CipNetConfig, CipNetOptions
-from otad_ray.models.fc_resnet import FCNetConfig, FCPlainNet, FCResNet
+from otad_ray.models.cip_net_config import CipNetArchitecture, CipNetConfig
+from otad_ray.models.fc_resnet import FCNetArchitecture, FCPlainNet, FCResNet
 from otad_ray.models.metric_net import MetricNet
 from otad_ray.models.metric_nets import (
     METRIC_NETS,
@@ -27,7 +27,7 @@ from otad_ray.models.metric_nets import (
 )
 from otad_ray.models.point_space import TokenSpace
 from otad_ray.models.transformer import Attention, TransformerBlock
-from otad_ray.models.vit import ViT, ViTConfig
+from otad_ray.models.vit import ViT, ViTArchitecture
 
 __all__ = [
     "BACKBONES",
@@ -37,10 +37,10 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "CipNet",
+    "CipNetArchitecture",
     "CipNetConfig",
-    "CipNetOptions",
     "CipNetOutput",
-    "FCNetConfig",
+    "FCNetArchitecture",
     "FCPlainNet",
     "FCResNet",
     "LinearMargins",
@@ -49,8 +49,8 @@ __all__ = [
     "TokenSpace",
     "TransformerBlock",
     "ViT",
+    "ViTArchitecture",
     "ViTConfig",
-    "ViTOptions",
     "backbone_config",
     "build_backbone",
     "build_cip_net",

@@ -11,13 +11,13 @@ import torch
 from otad_ray.errors import InputError
 from otad_ray.models.backbone import Backbone
 from otad_ray.models.checkpoints import Architecture, Family
-from otad_ray.models.fc_resnet import FCNetConfig, FCPlainNet, FCResNet
+from otad_ray.models.fc_resnet import FCNetArchitecture, FCPlainNet, FCResNet
 from otad_ray.models.transformer import MlpEnd
-from otad_ray.models.vit import Pooling, ViT, ViTConfig
+from otad_ray.models.vit import Pooling, ViT, ViTArchitecture
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTOptions:
+class ViTConfig:
     """A vision transformer's own options; defaults are the paper's.
 
     Attributes:
@@ -49,7 +49,7 @@ class BackboneConfig:
     architecture: str = "fc_resnet"
     num_blocks: int = 5
     hidden: int | None = None
-    vit: ViTOptions = field(default_factory=ViTOptions)
+    vit: ViTConfig = field(default_factory=ViTConfig)
 
     def __post_init__(self) -> None:
         BACKBONES.find(self.architecture)
@@ -59,14 +59,14 @@ class BackboneConfig:
                 raise InputError(f"need {name} >= 1, got {value}")
 
 
-def _fc_net(options: BackboneConfig, shape: tuple[int, ...], num_outputs: int) -> FCNetConfig:
-    return FCNetConfig(
+def _fc_net(options: BackboneConfig, shape: tuple[int, ...], num_outputs: int) -> FCNetArchitecture:
+    return FCNetArchitecture(
         dimension=prod(shape), num_outputs=num_outputs, num_blocks=options.num_blocks, hidden=options.hidden
     )
 
 
-def _vit(options: BackboneConfig, shape: tuple[int, ...], num_outputs: int) -> ViTConfig:
-    return ViTConfig(
+def _vit(options: BackboneConfig, shape: tuple[int, ...], num_outputs: int) -> ViTArchitecture:
+    return ViTArchitecture(
         shape=shape,  # type: ignore[arg-type]
         num_outputs=num_outputs,
         patch_size=options.vit.patch_size,
@@ -82,9 +82,9 @@ def _vit(options: BackboneConfig, shape: tuple[int, ...], num_outputs: int) -> V
 BACKBONES: Family[Backbone] = Family(
     "backbone",
     {
-        "fc_resnet": Architecture(FCNetConfig, FCResNet),
-        "fc_plain": Architecture(FCNetConfig, FCPlainNet),
-        "vit": Architecture(ViTConfig, ViT),
+        "fc_resnet": Architecture(FCNetArchitecture, FCResNet),
+        "fc_plain": Architecture(FCNetArchitecture, FCPlainNet),
+        "vit": Architecture(ViTArchitecture, ViT),
     },
 )
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from otad_ray.errors import InputError
 from otad_ray.models.checkpoints import Architecture, Family
-from otad_ray.models.cip_net_config import CipNetConfig, CipNetOptions, cip_net_config
+from otad_ray.models.cip_net_config import CipNetArchitecture, CipNetConfig, cip_net_config
 from otad_ray.models.cip_tokens import CoordinateTokens, Neighborhoods, RelationTokens
 from otad_ray.models.fingerprint import network_fingerprint
 from otad_ray.models.transformer import TransformerBlock
@@ -37,7 +37,7 @@ class CipNet(nn.Module):
     A new net gives the mean of the features.
     """
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__()
         self.config = config
         self.tokens, self.head = (make(config) for make in _HEADS[config.head])
@@ -61,9 +61,9 @@ class CipNet(nn.Module):
                 raise ValueError(f"need a finite {name} > 0, got {scale}")
             getattr(self, name).fill_(scale)
 
-    def check(self, *, neighbors: int, coordinates: int, dimension: int) -> None:
+    def check(self, *, num_neighbors: int, coordinates: int, dimension: int) -> None:
         """InputError for neighborhoods of another shape than the net's."""
-        found = {"num_neighbors": neighbors, "num_coordinates": coordinates, "dimension": dimension}
+        found = {"num_neighbors": num_neighbors, "num_coordinates": coordinates, "dimension": dimension}
         for name, value in found.items():
             expected = getattr(self.config, name)
             if value != expected:
@@ -86,7 +86,7 @@ class CipNet(nn.Module):
                 "need query (B, d), points (B, K, d) and features (B, K, D), "
                 f"got {tuple(query.shape)}, {tuple(points.shape)} and {tuple(features.shape)}"
             )
-        self.check(neighbors=points.shape[1], coordinates=points.shape[2], dimension=features.shape[2])
+        self.check(num_neighbors=points.shape[1], coordinates=points.shape[2], dimension=features.shape[2])
         near = self._near(points, features, features_in_point_space)
         dtype = self.norm.weight.dtype
         # Differences of bfloat16 products would be noise, and so would a softmax of bfloat16 scores.
@@ -145,7 +145,7 @@ class CipNet(nn.Module):
 class _Scores(nn.Module):
     """A score (B, K) of each neighbor, from its point's and its feature's token."""
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__()
         self.score = nn.Linear(2 * config.width, 1, bias=False)
         nn.init.zeros_(self.score.weight)
@@ -158,7 +158,7 @@ class _Scores(nn.Module):
 class _Offset(nn.Linear):
     """The feature's offset from the mean (B, D), in units of the neighborhood, from the query's token."""
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__(config.width, config.dimension)
         nn.init.zeros_(self.weight)
         nn.init.zeros_(self.bias)
@@ -177,13 +177,13 @@ def _on_the_simplex(scores: Tensor) -> Tensor:
     return torch.where(finite, scores, 0.0).softmax(1)
 
 
-CIP_NETS: Family[CipNet] = Family("CIP-net", {"cip_net": Architecture(CipNetConfig, CipNet)})
+CIP_NETS: Family[CipNet] = Family("CIP-net", {"cip_net": Architecture(CipNetArchitecture, CipNet)})
 
 
 def build_cip_net(
-    options: CipNetOptions,
+    options: CipNetConfig,
     *,
-    neighbors: int,
+    num_neighbors: int,
     coordinates: int,
     dimension: int,
     backbone: str | None = None,
@@ -192,7 +192,7 @@ def build_cip_net(
     """A new CIP-net, randomly initialized from torch's global generator, with scales of 1."""
     config = cip_net_config(
         options,
-        neighbors=neighbors,
+        num_neighbors=num_neighbors,
         coordinates=coordinates,
         dimension=dimension,
         backbone=backbone,

@@ -10,11 +10,11 @@ CIP_NET_HEADS: tuple[str, ...] = get_args(CipNetHead)
 
 
 @dataclass(frozen=True, kw_only=True)
-class CipNetConfig:
+class CipNetArchitecture:
     """A CIP-net for neighborhoods of one shape.
 
     num_neighbors: K. num_coordinates: d of query and points. dimension: D of features.
-    width: of a token. hidden: of the blocks' MLPs. head: as in `CipNetOptions`.
+    width: of a token. hidden: of the blocks' MLPs. head: as in `CipNetConfig`.
     backbone: fingerprint of the backbone whose points and features it knows; None for any.
     problem: what it gives solutions of, as `IntegrationConfig.problem` says it; None for any.
     """
@@ -48,7 +48,7 @@ class CipNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CipNetOptions:
+class CipNetConfig:
     """How large a CIP-net is, and what it gives.
 
     Attributes:
@@ -70,22 +70,22 @@ class CipNetOptions:
 
     def __post_init__(self) -> None:
         # All rules but those on neighborhoods, before there are any.
-        cip_net_config(self, neighbors=1, coordinates=1, dimension=1)
+        cip_net_config(self, num_neighbors=1, coordinates=1, dimension=1)
 
 
 def cip_net_config(
-    options: CipNetOptions,
+    options: CipNetConfig,
     *,
-    neighbors: int,
+    num_neighbors: int,
     coordinates: int,
     dimension: int,
     backbone: str | None = None,
     problem: str | None = None,
-) -> CipNetConfig:
+) -> CipNetArchitecture:
     """The configuration for such neighborhoods; InputError for options that do not fit."""
     try:
-        return CipNetConfig(
-            num_neighbors=neighbors,
+        return CipNetArchitecture(
+            num_neighbors=num_neighbors,
             num_coordinates=coordinates,
             dimension=dimension,
             width=options.width,

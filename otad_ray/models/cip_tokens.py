@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from otad_ray.models.cip_net_config import CipNetConfig
+from otad_ray.models.cip_net_config import CipNetArchitecture
 
 
 class Neighborhoods(NamedTuple):
@@ -26,7 +26,7 @@ class Neighborhoods(NamedTuple):
 class _Tokens(nn.Module, ABC):
     """Tokens (B, 2K + 1, width) with what each is: its type, and the rank that a neighbor's point and feature share."""
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__()
         self.types = nn.Parameter(0.02 * torch.randn(3, config.width))
         self.ranks = nn.Parameter(0.02 * torch.randn(config.num_neighbors, config.width))
@@ -49,7 +49,7 @@ class RelationTokens(_Tokens):
     without and 0.35 with them.
     """
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__(config)
         num_neighbors = config.num_neighbors
         self.query = nn.Linear(2 * num_neighbors, config.width)
@@ -73,7 +73,7 @@ class RelationTokens(_Tokens):
 class CoordinateTokens(_Tokens):
     """A token is a linear map of its point or feature, as in the paper; the query's says the mean feature, too."""
 
-    def __init__(self, config: CipNetConfig) -> None:
+    def __init__(self, config: CipNetArchitecture) -> None:
         super().__init__(config)
         self.points = nn.Linear(config.num_coordinates, config.width)
         self.features = nn.Linear(config.dimension, config.width)

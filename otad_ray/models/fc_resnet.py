@@ -9,7 +9,7 @@ from otad_ray.models.backbone import Backbone
 
 
 @dataclass(frozen=True, kw_only=True)
-class FCNetConfig:
+class FCNetArchitecture:
     """dimension: D of inputs and features. num_outputs: C. num_blocks: m of equation (10).
 
     hidden: inner width of each block; None is D, as in the paper.
@@ -30,7 +30,7 @@ class FCNetConfig:
 class _FCNet(Backbone):
     """Blocks of two linear layers with a ReLU between them, and a linear head."""
 
-    def __init__(self, config: FCNetConfig) -> None:
+    def __init__(self, config: FCNetArchitecture) -> None:
         super().__init__()
         self.config = config
         self.num_outputs = config.num_outputs
@@ -63,7 +63,7 @@ class _FCNet(Backbone):
 class FCResNet(_FCNet):
     """`x^k = x^(k-1) + R_k(x^(k-1))`, equation (10)."""
 
-    def __init__(self, config: FCNetConfig) -> None:
+    def __init__(self, config: FCNetArchitecture) -> None:
         super().__init__(config)
         # The map starts as the identity, the shortest path there is.
         for block in self.blocks:

@@ -20,7 +20,7 @@ _SINGLE_EPSILON = torch.finfo(torch.float32).eps
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTArchitecture:
     """A vision transformer of images.
 
     shape: (channels, height, width) of an image. num_outputs: C. patch_size: edge of a patch, which divides both edges.
@@ -79,7 +79,7 @@ def image_patches(images: Tensor, shape: tuple[int, int, int], patch_size: int) 
 class ViT(Backbone):
     """`x^k` by (18) from patch embeddings with positions; the head is a LayerNorm and a linear map, without biases."""
 
-    def __init__(self, config: ViTConfig) -> None:
+    def __init__(self, config: ViTArchitecture) -> None:
         super().__init__()
         self.config = config
         self.num_outputs = config.num_outputs

@@ -80,6 +80,10 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
         }
 
     @property
+    def variant(self) -> str:
+        return self.workspace.preset.backbone.architecture
+
+    @property
     def task(self) -> BackboneTask:
         return BackboneTask.of(self.workspace)
 
@@ -106,7 +110,7 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
             coordinates = torch.cat([backbone.coordinates(rows.take(block).x) for block in blocks])
         integration = preset.integration
         return transport_diagnostics(
-            backbone, coordinates, neighbors=integration.neighbors, regularity=integration.regularity
+            backbone, coordinates, num_neighbors=integration.num_neighbors, regularity=integration.regularity
         )
 
     def save(self, directory: Path, network: Backbone) -> None:
@@ -123,7 +127,7 @@ class BackboneRecipe(NetworkRecipe[Backbone]):
     def manifest_fields(self) -> Mapping[str, Any]:
         integration = self.workspace.preset.integration
         # The shares of neighborhoods among the metrics are of these.
-        diagnosed_at = {"neighbors": integration.neighbors, "regularity": integration.regularity}
+        diagnosed_at = {"neighbors": integration.num_neighbors, "regularity": integration.regularity}
         description = self.workspace.description
         repeats = {"repeated_rows": description.repeated_rows, "test_rows_in_train": description.test_rows_in_train}
         return to_jsonable({"diagnosed_at": diagnosed_at, **repeats})
@@ -145,10 +149,10 @@ def check_num_neighbors(workspace: Workspace) -> None:
     """Refuse more neighbors than there are other training rows, before a backbone is trained for them."""
     preset = workspace.preset
     rows = len(workspace.rows(preset.training.rows))
-    if preset.integration.neighbors >= rows:
+    if preset.integration.num_neighbors >= rows:
         raise InputError(
             f"neighbors must be at most {rows - 1}, the other training rows of {preset.data_set}, "
-            f"got {preset.integration.neighbors}"
+            f"got {preset.integration.num_neighbors}"
         )
 
 

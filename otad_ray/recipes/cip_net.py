@@ -17,6 +17,7 @@ from otad_ray.cip import Status
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.training import Trainer, TrainingTask, check_complete, train_here
 from otad_ray.errors import InputError
+from otad_ray.machine import job_command
 from otad_ray.memory import NeighborMemory, label_positions, label_weights, net_inputs
 from otad_ray.models import CipNet, build_cip_net, load_cip_net, save_cip_net
 from otad_ray.presets import Preset
@@ -60,7 +61,7 @@ class CipNetTask(TrainingTask):
         torch.manual_seed(self.preset.cip_net_training.seed)
         return build_cip_net(
             self.preset.cip_net,
-            neighbors=self.preset.integration.neighbors,
+            num_neighbors=self.preset.integration.num_neighbors,
             coordinates=memory.points.shape[1],
             dimension=memory.features.shape[1],
             backbone=self.backbone,
@@ -70,7 +71,7 @@ class CipNetTask(TrainingTask):
     def tables(self) -> Iterator[pa.Table]:
         """Yield the solved labels with columns position (in the memory), neighbors [K] (likewise) and weights [K]."""
         memory = NeighborMemory.load(self.memory)
-        neighbors = self.preset.integration.neighbors
+        neighbors = self.preset.integration.num_neighbors
         for _, table in open_labels(Path(self.labels)).tables(_COLUMNS):
             solved = select_solved(table)
             if not len(solved):
@@ -140,6 +141,10 @@ class CipNetRecipe(NetworkRecipe[CipNet]):
             "cip_net": to_jsonable(self.task.new_network().config),
             "training": to_jsonable(self.workspace.preset.cip_net_training),
         }
+
+    @property
+    def variant(self) -> str:
+        return self.workspace.preset.cip_net.head
 
     @cached_property
     def task(self) -> CipNetTask:
@@ -218,7 +223,7 @@ def _check_labels(workspace: Workspace, labels: ShardedDirectory, asked: Mapping
         if name in asked and made[name] != asked[name]:
             raise InputError(
                 f"the labels in {directory} were made with {name} {made[name]}, this CIP-net is for {asked[name]}{why};"
-                f" make them with: python jobs/label_qcp.py {workspace.preset.name} (and the same options)"
+                f" make them with: {job_command('label_qcp')} {workspace.preset.name} (and the same options)"
             )
     if not labels.manifest["complete"]:
         raise InputError(f"the labels in {directory} are not complete; run the label job that makes them again")

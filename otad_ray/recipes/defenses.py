@@ -2,33 +2,72 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
-from otad_ray.artifacts import file_sha256
-from otad_ray.cip import CrossTerm
-from otad_ray.defenses import KNN, OTAD, OTADNN, Defense, MemoryDefense, Undefended
+from otad_ray.cip import CrossTerm, solver_fingerprint
+from otad_ray.defenses import DEFENSES
 from otad_ray.defenses.otad_nn import check_problem
 from otad_ray.errors import InputError
-from otad_ray.models import CipNet, MetricNet, load_cip_net
+from otad_ray.memory import IntegrationConfig, NeighborMemory
+from otad_ray.models import Backbone, CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.defense_source import NET, DefenseSource, digest_state
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
-from otad_ray.recipes.user_module import build_module, make_absolute, split_location
+from otad_ray.recipes.user_module import EXPECTED, build_module
 from otad_ray.recipes.workspace import Workspace
+from otad_ray.user_module import absolute_location, fingerprint, is_location, split_location
 
 # OTAD-T-NN, whose CIP-net is trained, and labeled for, only if it is asked for.
 OTAD_NN = "otad_nn"
-# "plain" is the same over a net without residual connections, "released" the authors' cross term.
-NAMES = ("otad", "otad_released", OTAD_NN, "knn", NET, "plain_otad", "plain_net")
-_PLAIN = "plain_"
+# KNN, whose net and training points an attacker of any defense of the preset knows.
+KNN_NAME = "knn"
+# "released" is the same with the authors' cross term, "plain" over a net without residual connections.
+_RELEASED, _PLAIN = "_released", "plain_"
+_VARIANTS = (f"otad{_RELEASED}", f"{_PLAIN}otad", f"{_PLAIN}{NET}")
+NAMES = (*DEFENSES, *_VARIANTS)
 _RESIDUAL_ARCHITECTURE, _PLAIN_ARCHITECTURE = "fc_resnet", "fc_plain"
+
+
+@dataclass(frozen=True)
+class PresetParts:
+    """The parts of a preset that defenses are made of; each is made when it is first asked for, if it is missing.
+
+    Attributes:
+        workspace: the preset.
+        integration: how features are integrated.
+        cip_net_directory: a CIP-net in place of the preset's.
+    """
+
+    workspace: Workspace
+    integration: IntegrationConfig
+    cip_net_directory: str | None = None
+
+    @property
+    def backbone(self) -> Backbone:
+        return ensure_backbone(self.workspace).network
+
+    @property
+    def memory(self) -> NeighborMemory:
+        return ensure_memory(self.workspace)
+
+    @property
+    def metric(self) -> MetricNet | None:
+        found = ensure_metric(self.workspace)
+        return found and found.network
+
+    @property
+    def cip_net(self) -> CipNet:
+        if self.cip_net_directory is None:
+            return ensure_cip_net(self.workspace).network
+        return open_cip_net(self.workspace, self.cip_net_directory)
 
 
 def find_defenses(
@@ -47,22 +86,14 @@ def find_defenses(
     check_names(names)
     for name in names:
         if name not in NAMES:
-            build_module(make_absolute(name))
+            build_module(absolute_location(name, expected=EXPECTED))
     if OTAD_NN in names and cip_net is not None:
         open_cip_net(workspace, cip_net)
     if any(name.startswith(_PLAIN) for name in names):
         _check_plain(workspace)
-    known = _find_known(workspace)
-    if OTAD_NN in names:
-        path = save_otad_nn(workspace, cip_net=cip_net)
-        known[OTAD_NN] = replace(known["knn"], name=OTAD_NN, location=str(path), fingerprint=path.name)
-    if any(name.startswith(_PLAIN) for name in names):
-        plain = _find_known(plain_workspace(workspace))
-        known |= {
-            f"{_PLAIN}{name}": replace(source, name=f"{_PLAIN}{name}", net=f"{_PLAIN}{NET}")
-            for name, source in plain.items()
-        }
-    found = [known[name] if name in known else _find_own(workspace, name, known["knn"].location) for name in names]
+    found = [
+        _find_known(workspace, name, cip_net=cip_net) if name in NAMES else _find_own(workspace, name) for name in names
+    ]
     sources = {source.name: source for source in found}
     if len(sources) < len(found):
         raise InputError(f"defenses must have different names, got {', '.join(source.name for source in found)}")
@@ -74,31 +105,38 @@ def check_names(names: Sequence[str]) -> None:
     if not names:
         raise InputError(f"need a defense; known: {', '.join(NAMES)}, or path/to/file.py:function for your own")
     for name in names:
-        if ":" in name:
-            split_location(name)
+        if is_location(name):
+            split_location(name, expected=EXPECTED)
         elif name not in NAMES:
             raise InputError(
                 f"unknown defense {name!r}; known: {', '.join(NAMES)}, or path/to/file.py:function for your own"
             )
 
 
-def save_memory_defenses(workspace: Workspace) -> Mapping[str, Path]:
-    """Save KNN, and OTAD by cross term, the preset's first; return their directories by name."""
-    return workspace.open_once("memory defenses", lambda: _save_memory_defenses(workspace))
+def save_defense(workspace: Workspace, name: str, *, cip_net: str | None = None) -> Path:
+    """Make a defense of the preset and save it, unless that was done; return its directory.
+
+    Args:
+        workspace: the preset.
+        name: a name in `NAMES`.
+        cip_net: directory of the CIP-net of OTAD-T-NN (default: the preset's).
+    """
+    if name.startswith(_PLAIN):
+        return save_defense(plain_workspace(workspace), name.removeprefix(_PLAIN))
+    integration = workspace.preset.integration
+    if name.endswith(_RELEASED):
+        integration = replace(integration, cross_term="released")
+    parts = PresetParts(workspace, integration, cip_net)
+    return workspace.open_once((name, cip_net), partial(_save, parts, name.removesuffix(_RELEASED)))
 
 
-def save_net(workspace: Workspace) -> Path:
-    """Save the undefended net as a defense, and return its directory."""
-    backbone = ensure_backbone(workspace).network
-    return _save(workspace, Undefended(backbone), {"backbone": backbone.fingerprint()})
-
-
-def save_otad_nn(workspace: Workspace, *, cip_net: str | None = None) -> Path:
-    """Save OTAD-T-NN, with the preset's CIP-net or that in the directory `cip_net`; return its directory."""
-    net = ensure_cip_net(workspace).network if cip_net is None else open_cip_net(workspace, cip_net)
-    backbone = ensure_backbone(workspace).network
-    defense = OTADNN(backbone, ensure_memory(workspace), net, workspace.preset.integration, _find_metric(workspace))
-    return _save_memory_defense(workspace, defense)
+def save_otad_by_cross_term(workspace: Workspace) -> Mapping[str, Path]:
+    """Save OTAD with each cross term, the preset's first; return the directories as `otad_<cross term>`."""
+    integration = workspace.preset.integration
+    terms: list[CrossTerm] = sorted(get_args(CrossTerm), key=lambda term: term != integration.cross_term)
+    return {
+        f"otad_{term}": _save(PresetParts(workspace, replace(integration, cross_term=term)), "otad") for term in terms
+    }
 
 
 def open_cip_net(workspace: Workspace, directory: str) -> CipNet:
@@ -120,36 +158,45 @@ def plain_workspace(workspace: Workspace) -> Workspace:
     return workspace.vary(replace(preset, backbone=replace(preset.backbone, architecture=_PLAIN_ARCHITECTURE)))
 
 
-def _find_known(workspace: Workspace) -> dict[str, DefenseSource]:
-    """Return the sources of what the preset names, all over one backbone."""
-    saved = save_memory_defenses(workspace)
-    directories = {
-        "otad": saved[f"otad_{workspace.preset.integration.cross_term}"],
-        "otad_released": saved["otad_released"],
-        "knn": saved["knn"],
-        NET: save_net(workspace),
-    }
-    surrogate = str(saved["knn"])
-    return {
-        name: DefenseSource(
-            name=name, location=str(path), surrogate=surrogate, fingerprint=path.name, search=workspace.search
-        )
-        for name, path in directories.items()
-    }
+def _save(parts: PresetParts, name: str) -> Path:
+    """Make a defense, and save it at the place that its identity names, unless it is there already."""
+    defense = DEFENSES[name].from_parts(parts)
+    file = solver_fingerprint(parts.integration.solver)
+    identity = defense.identity() | ({} if file is None else {"solver_file": file})
+    directory = parts.workspace.directory("defenses", identity)
+    if not directory.is_dir():
+        defense.save(directory)
+    return directory
 
 
-def _find_own(workspace: Workspace, location: str, surrogate: str) -> DefenseSource:
+def _find_known(workspace: Workspace, name: str, *, cip_net: str | None) -> DefenseSource:
+    """Return the source of a defense of the preset."""
+    path = save_defense(workspace, name, cip_net=cip_net if name == OTAD_NN else None)
+    is_plain = name.startswith(_PLAIN)
+    knn = save_defense(plain_workspace(workspace) if is_plain else workspace, KNN_NAME)
+    return DefenseSource(
+        name=name,
+        location=str(path),
+        surrogate=str(knn),
+        fingerprint=path.name,
+        search=workspace.search,
+        net=f"{_PLAIN}{NET}" if is_plain else NET,
+    )
+
+
+def _find_own(workspace: Workspace, location: str) -> DefenseSource:
     """Return the source of a user's module."""
-    path, function = split_location(location)
-    location = make_absolute(location)
+    path, function = split_location(location, expected=EXPECTED)
+    location = f"{path}:{function}"
     module = build_module(location)
     state = digest_state(module)
-    digest = hashlib.sha256(f"{file_sha256(path)} {function} {state}".encode())
-    digest.update(_digest_answers(module, workspace.definition.shape))
+    # The module is asked for answers first: a file that it imports only then is part of the fingerprint too.
+    answers = _digest_answers(module, workspace.definition.shape)
+    digest = hashlib.sha256(f"{fingerprint(location)} {state}".encode() + answers)
     return DefenseSource(
         name=f"{path.stem}.{function}",
         location=location,
-        surrogate=surrogate,
+        surrogate=str(save_defense(workspace, KNN_NAME)),
         fingerprint=digest.hexdigest()[:12],
         search=workspace.search,
         state=state,
@@ -176,38 +223,3 @@ def _check_plain(workspace: Workspace) -> None:
             f"{_PLAIN}... is the net without residual connections, of {_RESIDUAL_ARCHITECTURE} only; the backbone is "
             f"{architecture!r}"
         )
-
-
-def _save_memory_defenses(workspace: Workspace) -> Mapping[str, Path]:
-    memory, metric = ensure_memory(workspace), _find_metric(workspace)
-    backbone = ensure_backbone(workspace).network
-    integration = workspace.preset.integration
-    terms: list[CrossTerm] = sorted(get_args(CrossTerm), key=lambda term: term != integration.cross_term)
-    defenses: dict[str, MemoryDefense] = {
-        f"otad_{term}": OTAD(backbone, memory, replace(integration, cross_term=term), metric) for term in terms
-    }
-    defenses["knn"] = KNN(backbone, memory, integration.neighbors, metric)
-    return {name: _save_memory_defense(workspace, defense) for name, defense in defenses.items()}
-
-
-def _find_metric(workspace: Workspace) -> MetricNet | None:
-    """Return the metric net of the preset, trained if it is missing; None for a preset without one."""
-    found = ensure_metric(workspace)
-    return found and found.network
-
-
-def _save_memory_defense(workspace: Workspace, defense: MemoryDefense) -> Path:
-    inputs = {"backbone": defense.backbone.fingerprint(), "memory": defense.memory.fingerprint}
-    if defense.metric is not None:
-        inputs["metric"] = defense.metric.fingerprint()
-    if isinstance(defense, OTADNN):
-        inputs["cip_net"] = defense.cip_net.fingerprint()
-    return _save(workspace, defense, {**inputs, **defense.settings()})
-
-
-def _save(workspace: Workspace, defense: Defense, identity: Mapping[str, Any]) -> Path:
-    """Save a defense at the place that its identity names, unless it is there already."""
-    directory = workspace.directory("defenses", {**identity, "kind": defense.kind})
-    if not directory.is_dir():
-        defense.save(directory)
-    return directory

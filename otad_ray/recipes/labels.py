@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from otad_ray.artifacts import MANIFEST, atomic_file, to_jsonable
-from otad_ray.cip import Status
+from otad_ray.cip import Status, solver_fingerprint
 from otad_ray.defenses.base import check_backbone, check_metric
 from otad_ray.engine.shards import ShardedDirectory, sum_stage_seconds
 from otad_ray.engine.task import RunSummary, Unit
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _KIND = "labels"
 _FIGURE = "label-statistics.png"
+_SOLVER_FILE = "solver_file"
 _ROWS_PER_SHARD = 512
 # What labels depend on, whoever solved them: parts of a label directory's identity.
 LABEL_IDENTITY = ("memory", "neighbors", "regularity", "cross_term")
@@ -114,7 +115,7 @@ class LabelJob(ShardJob):
             identity=identity,
             rows=len(self.memory),
             rows_per_shard=self._rows_per_shard,
-            may_differ=("solver",),
+            may_differ=("solver", _SOLVER_FILE),
         )
         preset, search = self.workspace.preset.name, self.workspace.search
         task = LabelTask(preset, str(self.memory.directory), search, integration, self._dense)
@@ -161,7 +162,7 @@ class LabelJob(ShardJob):
         if self._memory_directory is None:
             return ensure_memory(workspace)
         memory = NeighborMemory.load(self._memory_directory, search=workspace.search)
-        memory.check_neighbors(workspace.preset.integration.neighbors, leave_one_out=True)
+        memory.check_neighbors(workspace.preset.integration.num_neighbors, leave_one_out=True)
         check_backbone(memory, find_backbone(workspace))
         check_metric(memory, find_metric(workspace))
         return memory
@@ -175,6 +176,8 @@ class LabelJob(ShardJob):
         return RunRecord(
             experiment=preset.name,
             kind=_KIND,
+            name=f"labels {preset.integration.solver} K={preset.integration.num_neighbors}",
+            job="label_qcp",
             result={"directory": self.output.directory},
             outcome=statistics,
             params={
@@ -209,9 +212,15 @@ class LabelJob(ShardJob):
         )
 
 
+def identify_integration(integration: IntegrationConfig) -> dict[str, Any]:
+    """Return what solutions depend on, of JSON types: the problem, the solver and, of a user's own, its file."""
+    file = solver_fingerprint(integration.solver)
+    return to_jsonable(integration) | ({} if file is None else {_SOLVER_FILE: file})
+
+
 def label_identity(memory: NeighborMemory, integration: IntegrationConfig, *, dense: bool) -> dict[str, Any]:
     """Return what labels depend on, of JSON types."""
-    return {"memory": memory.fingerprint, "dense": dense, **to_jsonable(integration)}
+    return {"memory": memory.fingerprint, "dense": dense, **identify_integration(integration)}
 
 
 def ensure_labels(workspace: Workspace) -> ShardedDirectory:

@@ -82,6 +82,8 @@ def _make_record(workspace: Workspace, directory: Path, manifest: dict[str, Any]
     return RunRecord(
         experiment=workspace.preset.name,
         kind="memory",
+        name=f"memory {rows} x {dimension}",
+        job="build_memory",
         result={"directory": directory},
         outcome=manifest["sha256"],
         params={"data_set": workspace.preset.data_set, "backbone": manifest["backbone_directory"]},

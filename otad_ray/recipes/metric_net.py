@@ -72,6 +72,10 @@ class MetricNetRecipe(NetworkRecipe[MetricNet]):
         }
 
     @property
+    def variant(self) -> str:
+        return self.workspace.preset.metric.architecture
+
+    @property
     def task(self) -> MetricTask:
         return MetricTask.of(self.workspace)
 
@@ -83,7 +87,7 @@ class MetricNetRecipe(NetworkRecipe[MetricNet]):
         preset, split = self.workspace.preset, held_out_split(self.workspace)
         known = _take_sample(self.workspace.rows(preset.training.rows), _VOTERS)
         asked = _take_sample(self.workspace.rows(split), _VOTES)
-        accuracies = neighbor_accuracy(network, known, asked, neighbors=preset.integration.neighbors)
+        accuracies = neighbor_accuracy(network, known, asked, num_neighbors=preset.integration.num_neighbors)
         metrics = {f"{split}_{name}": value for name, value in accuracies.items()}
         bound = network.lipschitz_bound()
         return metrics if bound is None else {**metrics, "lipschitz_bound": bound}

@@ -53,6 +53,11 @@ class NetworkRecipe(ABC, Generic[Network]):
 
     @property
     @abstractmethod
+    def variant(self) -> str:
+        """Which network of its kind it is, in the name of its tracked run."""
+
+    @property
+    @abstractmethod
     def task(self) -> TrainingTask:
         """Its training; where checkpoints lie is filled in later."""
 
@@ -159,6 +164,8 @@ def _make_record(recipe: NetworkRecipe[Network], directory: Path, manifest: dict
     return RunRecord(
         experiment=preset.name,
         kind=recipe.kind,
+        name=f"{recipe.kind} {recipe.variant}",
+        job=recipe.job,
         result={"directory": directory},
         outcome=manifest["metrics"],
         params=to_jsonable({"data_set": preset.data_set, **recipe.params, **recipe.manifest_fields}),

@@ -12,7 +12,7 @@ from otad_ray.engine.task import RunSummary, ShardTask, Unit
 from otad_ray.machine import versions
 from otad_ray.options import JobConfig
 from otad_ray.recipes.workspace import Workspace
-from otad_ray.tracking import how_to_look, redacted
+from otad_ray.tracking import how_to_look, redacted, runs_link
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +84,8 @@ def run_shard_job(job: ShardJob) -> dict[str, Any]:
             _finish(job, unit.output, summary)
     result = job.report(summary)
     logger.info("MLflow: %s", how_to_look(workspace.tracking_uri))
+    if result["run_id"] and (link := runs_link(workspace.tracking_uri, result["run_id"])):
+        logger.info("runs: %s", link)
     return {**result, "tracking_uri": redacted(workspace.tracking_uri)}
 
 

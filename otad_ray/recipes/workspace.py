@@ -1,6 +1,7 @@
 """A preset in a storage root: where its artifacts lie, its rows, its tracked runs, and what is open of it."""
 
 import logging
+import time
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, TypeVar, get_args
 from otad_ray.artifacts import MANIFEST, content_hash, read_manifest, storage_root, write_json
 from otad_ray.data import DataDescription, DataFolders, DataSet, Rows, Split, describe_data_set, open_split
 from otad_ray.errors import InputError
+from otad_ray.machine import job_command
 from otad_ray.options import ActorJobConfig, JobConfig
 from otad_ray.presets import Preset
 from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
@@ -32,6 +34,7 @@ class Workspace:
 
     Attributes:
         preset: what is computed.
+        started: when it was opened, in seconds since 1970: the start of the job, for its tracked runs.
         build: whether a missing input may be made.
         pool: the workers for shards.
         search: how memories are searched; it changes no result.
@@ -43,6 +46,7 @@ class Workspace:
     def __init__(self, config: JobConfig) -> None:
         self._config = config
         self.preset = config.preset
+        self.started = time.time()
         self.build = config.build
         self.pool = config.pool
         self.search = config.search if isinstance(config, ActorJobConfig) else _DEFAULT_SEARCH
@@ -94,14 +98,15 @@ class Workspace:
 
     def track(self, record: RunRecord) -> str | None:
         """Log a finished job, and return the run's id; None if the tracking server did not take it."""
-        return track(record, tracking_uri=self.tracking_uri, root=self.root)
+        started = self.started if record.started is None else record.started
+        return track(replace(record, started=started), tracking_uri=self.tracking_uri, root=self.root)
 
     def refuse_to_build(self, what: str, directory: Path, job: str) -> None:
         """Raise InputError with the command that makes a missing input, unless it may be made."""
         if not self.build:
             raise InputError(
                 f"no {what} for preset {self.preset.name!r} at {directory}; make it with: "
-                f"python jobs/{job}.py {self.preset.name} (and the same options), or leave out --no-build"
+                f"{job_command(job)} {self.preset.name} (and the same options), or leave out --no-build"
             )
 
 

@@ -18,7 +18,7 @@ def print_cost(defenses: Sequence[DefenseUnits], num_workers: int) -> None:
     for defense in defenses:
         for unit in defense.attacks:
             left = len(unit.output.unfinished(RETRYABLE_RECORDS)) / sum(1 for _ in unit.output.shards)
-            cost = unit.task.attack.cost
+            cost = unit.task.named.attack.cost
             forwards = cost.forwards + _VERIFICATION
             each = forwards * defense.probe.forward_seconds + cost.gradients * defense.probe.gradient_seconds
             seconds = left * unit.task.samples.count * (each + cost.own_seconds) / num_workers

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, sqrt
 
-from otad_ray.attacks import ATTACKS, Attack, Budget, find_attack
+from otad_ray.attacks import ATTACKS, Attack, Budget, NamedAttack, name_attack
 from otad_ray.data import DataSet
 from otad_ray.errors import InputError
 from otad_ray.recipes.workspace import Workspace
@@ -43,13 +43,18 @@ _DEFAULT_SAMPLES = 1000
 class PlannedAttack:
     """An attack of the sweep, and the number of samples that it is run on."""
 
-    name: str
+    named: NamedAttack
     samples: int
 
     @property
+    def name(self) -> str:
+        """The attack's name in records."""
+        return self.named.name
+
+    @property
     def attack(self) -> Attack:
-        """The attack of that name."""
-        return ATTACKS[self.name]
+        """The attack itself."""
+        return self.named.attack
 
 
 @dataclass(frozen=True)
@@ -121,19 +126,20 @@ def _plan_attacks(workspace: Workspace, config: SweepConfig, budget: Budget, cou
         (config.costly_attacks, _COSTLY_ATTACKS if config.attacks is None else (), min(config.costly_samples, count)),
         (config.attacks, (*_ATTACKS, *((METRIC_ATTACK,) if has_metric else ())), count),
     ):
-        for name in _select_fitting(asked, defaults, budget, regression=regression):
-            planned[name] = PlannedAttack(name, samples)
+        for named in _select_fitting(asked, defaults, budget, regression=regression):
+            planned[named.name] = PlannedAttack(named, samples)
     if not planned:
-        raise InputError(f"need an attack; known: {', '.join(ATTACKS)}")
+        raise InputError(f"need an attack; known: {', '.join(ATTACKS)}, or path/to/file.py:MyAttack for your own")
     return tuple(sorted(planned.values(), key=lambda item: (item.attack.cost.total, item.name)))
 
 
 def _select_fitting(
     asked: Sequence[str] | None, defaults: Sequence[str], budget: Budget, *, regression: bool
-) -> Iterator[str]:
+) -> Iterator[NamedAttack]:
     """Yield the attacks asked for, InputError if one does not fit; else those of the defaults that do."""
     for name in defaults if asked is None else asked:
-        attack = find_attack(name)
+        named = name_attack(name)
+        attack = named.attack
         trial = Budget(eps=inf, norm=budget.norm, bounds=budget.bounds) if attack.chooses_norm else budget
         try:
             attack.check(trial, regression=regression)
@@ -142,7 +148,7 @@ def _select_fitting(
                 raise InputError(f"attack {name!r}: {error}") from error
             logger.info("without %s: %s", name, error)
         else:
-            yield name
+            yield named
 
 
 def _find_sanity_budget(definition: DataSet, budgets: Sequence[Budget]) -> Budget | None:

@@ -11,18 +11,19 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from otad_ray.attacks import Attack, Budget, Streams
+from otad_ray.attacks import Budget, NamedAttack
 from otad_ray.certification import certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.evaluation import (
     SKIPPED_COLUMNS,
+    AttackRun,
     RecordStatus,
-    attack_records,
     clean_records,
     failed_clean_records,
     failed_records,
+    record_attack,
     skipped_records,
 )
 from otad_ray.recipes.defense_source import DefenseSource
@@ -44,8 +45,7 @@ class AttackTask:
     Attributes:
         samples: what is attacked.
         source: where the defense is.
-        name: name of the attack.
-        attack: the attack.
+        named: the attack, by name and, if it is a user's own, by file.
         budget: what it may change.
         earlier: directories of records of the same samples with no larger budgets; what is broken there is not
             attacked again.
@@ -53,12 +53,21 @@ class AttackTask:
 
     samples: Samples
     source: DefenseSource
-    name: str
-    attack: Attack
+    named: NamedAttack
     budget: Budget
     earlier: tuple[str, ...] = ()
 
     job_name = JOB_NAME
+
+    @property
+    def name(self) -> str:
+        """The attack's name in records."""
+        return self.named.name
+
+    @property
+    def run(self) -> AttackRun:
+        """What all records of this task share."""
+        return AttackRun(name=self.name, budget=self.budget, seed=self.samples.seed)
 
     @property
     def metric_labels(self) -> Mapping[str, str]:
@@ -94,11 +103,8 @@ class AttackProcessor:
         broken = self._find_broken(batch)
         if broken is None:
             return self._attack(cohort, batch)
-        task = self._task
         spared = np.isin(batch.ids.numpy(), broken["id"].to_numpy())
-        skipped = skipped_records(
-            broken, attack=task.name, norm=task.budget.norm, eps=task.budget.eps, seed=task.samples.seed
-        )
+        skipped = skipped_records(broken, self._task.run)
         if spared.all():
             return _sort_like(skipped, batch)
         rest = Batch(*(tensor[torch.from_numpy(~spared)] for tensor in batch))
@@ -109,39 +115,16 @@ class AttackProcessor:
 
         A cohort that a user's module cannot answer must not cost the others their results: an error becomes records.
         """
-        task, seed = self._task, self._task.samples.seed
-        streams = Streams.of(seed, batch.ids.tolist(), task.name, task.budget.norm, task.budget.eps)
+        task = self._task
         try:
             with refuse_interruptions():
                 surrogate = task.source.open_surrogate(self._defense)
-                result = task.attack(self._defense, batch.x, batch.y, task.budget, streams, guide=surrogate)
-                return attack_records(
-                    self._defense,
-                    batch.ids,
-                    batch.x,
-                    batch.y,
-                    result.x_adv,
-                    attack=task.name,
-                    norm=task.budget.norm,
-                    eps=task.budget.eps,
-                    bounds=task.budget.bounds,
-                    seed=seed,
-                    queries=result.queries,
-                    gradient_queries=result.gradient_queries,
-                    zero_gradient_share=result.zero_gradient_share,
-                    cohort=cohort,
+                return record_attack(
+                    self._defense, batch, task.named.attack, task.run, cohort=cohort, surrogate=surrogate
                 )
         except Exception as error:
-            return failed_records(
-                batch.ids,
-                batch.y,
-                attack=task.name,
-                norm=task.budget.norm,
-                eps=task.budget.eps,
-                seed=seed,
-                cohort=cohort,
-                error=_describe_error(task.name, task.source, batch, error),
-            )
+            reason = _describe_error(task.name, task.source, batch, error)
+            return failed_records(batch, task.run, cohort=cohort, error=reason)
 
     def _find_broken(self, batch: Batch) -> pa.Table | None:
         """Return one earlier record of every sample of the batch that earlier attacks broke; None if there is none."""
@@ -208,7 +191,7 @@ class CleanProcessor:
             with refuse_interruptions():
                 certificate = certified_radius(self._defense, batch.x) if task.certified else None
                 net = task.source.open_surrogate(self._defense).backbone
-                return clean_records(self._defense, net, batch, certificate)
+                return clean_records(self._defense, batch, net=net, certificate=certificate)
         except Exception as error:
             return failed_clean_records(batch, _describe_error("clean samples", task.source, batch, error))
 

@@ -1,4 +1,4 @@
-"""What MLflow gets of a sweep: flat runs, one for each defense and attack, and one that sums up."""
+"""The MLflow runs of a sweep: one for each defense and attack, and one that sums up."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from otad_ray.artifacts import to_jsonable
-from otad_ray.evaluation import Flag, RegressionReport, RobustnessReport
+from otad_ray.evaluation import Bracket, Flag, RegressionReport, RobustnessReport
 from otad_ray.recipes.workspace import Workspace, describe_data
 from otad_ray.sweep.plan import SweepPlan
 from otad_ray.tracking import RunRecord, compare_link
@@ -14,11 +14,9 @@ from otad_ray.tracking import RunRecord, compare_link
 # MLflow's steps are whole numbers.
 _STEPS_PER_EPS = 1000
 
-Report = RobustnessReport | RegressionReport
 
-
-def bracket(report: Report) -> dict[str, Any]:
-    """Shares by eps; of a regression the worst mean squared error by eps."""
+def summarize_bracket(report: Bracket | RegressionReport) -> dict[str, Any]:
+    """Return the bracket's shares by eps; of a regression the worst mean squared error by eps."""
     if isinstance(report, RegressionReport):
         return {f"{budget.eps:g}": {"worst_mse": budget.worst_mse} for budget in report.budgets}
     return {
@@ -34,24 +32,29 @@ def bracket(report: Report) -> dict[str, Any]:
 def track_sweep(
     workspace: Workspace,
     plan: SweepPlan,
-    reports: Mapping[str, Report],
-    flags: Mapping[str, Sequence[Flag]],
+    reports: Mapping[str, RobustnessReport],
     *,
     seconds: float,
     directory: Path,
     files: Sequence[Path],
 ) -> dict[str, Any]:
-    """A run per defense and attack with its curve over eps, and one of the whole sweep; ids and the compare link."""
+    """Log a run for each defense and attack with its curve over eps, and one of the whole sweep.
+
+    Returns:
+        The ids of the runs, and the link that compares them.
+    """
     shared: dict[str, Any] = {"samples": plan.samples.count, "split": plan.samples.split, "seed": plan.samples.seed}
     shared |= {"norm": plan.norm, "data_set": workspace.preset.data_set, "early_stop": plan.early_stop}
     data, tags = describe_data(workspace, plan.samples.split), {"otad.directory": str(directory)}
     runs = []
     for name, report in reports.items():
         for item in plan.attacks:
-            series = {key: points for key, points in _curves(report, item.name).items() if points}
+            series = {key: points for key, points in _draw_curves(report.bracket, item.name).items() if points}
             record = RunRecord(
                 experiment=workspace.preset.name,
                 kind="attack",
+                name=f"attack {item.name} on {name}, {shared['norm']}",
+                job="attack_sweep",
                 result={"directory": directory, "defense": name, "attack": item.name},
                 outcome=series,
                 params={**shared, "defense": name, "attack": item.name, **to_jsonable(item.attack)},
@@ -61,13 +64,17 @@ def track_sweep(
                 tags={**tags, "otad.sweep": directory.name},
             )
             runs.append(workspace.track(record))
-    counts = _flag_counts(flags)
+    counts = _count_flags({name: report.flags for name, report in reports.items()})
     series = {
-        f"{name}.{key}": points for name, report in reports.items() for key, points in _bracket_curves(report).items()
+        f"{name}.{key}": points
+        for name, report in reports.items()
+        for key, points in _draw_bracket(report.bracket).items()
     }
     record = RunRecord(
         experiment=workspace.preset.name,
         kind="sweep",
+        name=f"sweep {'+'.join(reports)} {shared['norm']} n={plan.samples.count}",
+        job="attack_sweep",
         result={"directory": directory},
         outcome={"flags": counts, "brackets": series},
         params={**shared, "defenses": ", ".join(reports), "attacks": ", ".join(item.name for item in plan.attacks)},
@@ -82,7 +89,8 @@ def track_sweep(
     return {"run_id": run_id, "compare": compare_link(workspace.tracking_uri, logged), "attack_runs": logged[:-1]}
 
 
-def _flag_counts(flags: Mapping[str, Sequence[Flag]]) -> dict[str, float]:
+def _count_flags(flags: Mapping[str, Sequence[Flag]]) -> dict[str, float]:
+    """Return the number of flags by defense and severity."""
     return {
         f"{name}.flags_{severity}": sum(flag.severity == severity for flag in found)
         for name, found in flags.items()
@@ -90,8 +98,8 @@ def _flag_counts(flags: Mapping[str, Sequence[Flag]]) -> dict[str, float]:
     }
 
 
-def _curves(report: Report, attack: str) -> dict[str, list[tuple[int, float]]]:
-    """Metric histories over eps, the step being thousandths of it."""
+def _draw_curves(report: Bracket | RegressionReport, attack: str) -> dict[str, list[tuple[int, float]]]:
+    """Return metric histories over eps; the step counts thousandths of it."""
     if isinstance(report, RegressionReport):
         found = [item for item in report.attacks if item.attack == attack and isfinite(item.eps)]
         return {
@@ -105,17 +113,17 @@ def _curves(report: Report, attack: str) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def _bracket_curves(report: Report) -> dict[str, list[tuple[int, float]]]:
+def _draw_bracket(report: Bracket | RegressionReport) -> dict[str, list[tuple[int, float]]]:
     curves: dict[str, list[tuple[int, float]]] = {}
-    for eps, values in bracket(report).items():
+    for eps, values in summarize_bracket(report).items():
         for name, value in values.items():
             if value is not None:
                 curves.setdefault(name, []).append((_step(float(eps)), value))
-    if isinstance(report, RobustnessReport):
+    if isinstance(report, Bracket):
         curves["standard"] = [(0, report.standard.value)]
     return curves
 
 
 def _step(eps: float) -> int:
-    """An attack that chooses its norm stands at step -1."""
+    """Return the step of an eps; an attack that chooses its norm stands at step -1."""
     return round(_STEPS_PER_EPS * eps) if isfinite(eps) else -1

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from otad_ray.artifacts import to_jsonable
-from otad_ray.attacks import Attack, Budget
+from otad_ray.attacks import Budget, NamedAttack
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.task import Unit
 from otad_ray.recipes.defense_source import DefenseSource
@@ -58,7 +58,7 @@ def order_units(plan: SweepPlan, defenses: Sequence[DefenseUnits]) -> list[Units
     clean = [defense.clean for defense in defenses]
     attacks = [unit for defense in defenses for unit in defense.attacks]
     if not plan.early_stop:
-        return [[*clean, *sorted(attacks, key=lambda unit: unit.task.attack.cost.total)]]
+        return [[*clean, *sorted(attacks, key=lambda unit: unit.task.named.attack.cost.total)]]
     by_attack = [[unit for unit in attacks if unit.task.name == planned.name] for planned in plan.attacks]
     return [clean, *by_attack]
 
@@ -102,12 +102,12 @@ def _make_attack_unit(
     reached = () if planned.attack.chooses_norm else before
     earlier = [str(unit.output.directory) for unit in reached if unit.task.budget.eps <= budget.eps]
     samples = replace(plan.samples, count=planned.samples)
-    task = AttackTask(samples, source, planned.name, planned.attack, budget, tuple(earlier))
+    task = AttackTask(samples, source, planned.named, budget, tuple(earlier))
     identity = {
         "defense": source.fingerprint,
         # The key is older than the word surrogate, and existing records lie under it.
         "guide": Path(source.surrogate).name,
-        "attack": {"name": planned.name, **to_jsonable(planned.attack), **_identify_revision(planned.attack)},
+        "attack": _identify_attack(planned.named),
         # JSON knows no infinity.
         "budget": {**to_jsonable(budget), "eps": str(budget.eps)},
         "earlier": [Path(path).name for path in earlier],
@@ -116,9 +116,15 @@ def _make_attack_unit(
     return Unit(_start(workspace, plan, ATTACK_KIND, identity, planned.samples), task)
 
 
-def _identify_revision(attack: Attack) -> dict[str, int]:
-    """Return the attack's revision; nothing for the first one, so that the field changed no earlier identity."""
-    return {"revision": attack.revision} if attack.revision > 1 else {}
+def _identify_attack(named: NamedAttack) -> dict[str, Any]:
+    """Return what records depend on of an attack: its settings and, of a user's own, its file.
+
+    A first revision is left out: the field came later, and changed no earlier identity.
+    """
+    attack = named.attack
+    revision = {"revision": attack.revision} if attack.revision > 1 else {}
+    file = {} if named.fingerprint is None else {"file": named.fingerprint}
+    return {"name": named.name, **to_jsonable(attack), **revision, **file}
 
 
 def _identify_samples(workspace: Workspace, samples: Samples) -> dict[str, Any]:

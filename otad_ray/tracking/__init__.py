@@ -4,7 +4,7 @@ from otad_ray.tracking.history import TrackedRun, latest_run
 from otad_ray.tracking.models import LoggedModel, log_defense
 from otad_ray.tracking.pending import pending_files
 from otad_ray.tracking.records import DataRecord, RunRecord
-from otad_ray.tracking.runs import LoggedRun, compare_link, replay, track
+from otad_ray.tracking.runs import LoggedRun, compare_link, replay, runs_link, track
 from otad_ray.tracking.store import StoreError, default_tracking_uri, how_to_look, redacted
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "pending_files",
     "redacted",
     "replay",
+    "runs_link",
     "track",
 ]

@@ -15,7 +15,11 @@ from otad_ray.tracking.records import DataRecord, RunRecord, flat
 class PendingRun:
     """A finished result that is to be logged.
 
-    finished: seconds since 1970. path: its file, which names no tracking URI.
+    Attributes:
+        record: what is logged of it.
+        result_id: by which the same result is known again.
+        finished: when it was complete, in seconds since 1970.
+        path: its file, which names no tracking URI.
     """
 
     record: RunRecord
@@ -25,7 +29,7 @@ class PendingRun:
 
     @classmethod
     def of(cls, record: RunRecord, root: Path) -> "PendingRun":
-        """A result as of now."""
+        """Return a result that is to be logged, finished now unless its record says when."""
         # Texts and plain numbers, as they are read back: a replayed run is the same as one logged at once.
         record = replace(
             record,
@@ -35,7 +39,8 @@ class PendingRun:
                 name: [(int(step), float(value)) for step, value in points] for name, points in record.series.items()
             },
         )
-        return cls(record, record.result_id, time.time(), pending_directory(root) / f"{record.result_id}.json")
+        finished = time.time() if record.finished is None else record.finished
+        return cls(record, record.result_id, finished, pending_directory(root) / f"{record.result_id}.json")
 
     @property
     def lock(self) -> Path:

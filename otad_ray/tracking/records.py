@@ -21,16 +21,33 @@ class DataRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """What a job tells about itself.
+    """What a job records of a finished result.
 
-    experiment: the preset. kind: what was made, such as "labels". result: what names it among those of its kind, such
-    as its directory. outcome: what came out, without times: a result with another outcome gets another run, the same
-    one never a second. params: flat or nested configuration. series: metric histories, each a list of (step, value).
-    data: the rows that were worked on. artifacts: small files. tags: flat.
+    Attributes:
+        experiment: the preset.
+        kind: what was made, such as "labels".
+        name: what the run is called among those of its experiment, such as "labels dual K=10"; empty, in pending
+            records of older versions, for the kind and the time.
+        job: the job that makes such results, such as "label_qcp"; empty if unknown.
+        started: when that job began, in seconds since 1970; None for `finished`.
+        finished: when the result was complete, in seconds since 1970; None for the time at which it is tracked.
+        result: what identifies it among those of its kind, such as its directory.
+        outcome: what came out, without times. A result with another outcome gets another run, the same one never a
+            second.
+        params: flat or nested configuration.
+        metrics: numbers by name.
+        series: metric histories, each a list of (step, value).
+        data: the rows that were worked on.
+        artifacts: small files.
+        tags: flat.
     """
 
     experiment: str
     kind: str
+    name: str = ""
+    job: str = ""
+    started: float | None = None
+    finished: float | None = None
     result: Mapping[str, Any]
     outcome: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any]

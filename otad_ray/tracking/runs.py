@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 COMPLETE = "otad.complete"
 RESULT = "otad.result"
 _KIND = "otad.kind"
+# Machine learning, as opposed to applications of language models, of which MLflow shows other pages.
+_EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 _LOCAL_SERVER = "http://127.0.0.1:5000"
 # How long a job, and a replay, wait for another process that logs the same result.
 _JOB_SECONDS, _REPLAY_SECONDS = 5.0, 60.0
@@ -51,7 +53,7 @@ def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
         # What follows on a store that was given up is no news.
         logger.log(
             logging.DEBUG if error.repeated else logging.WARNING,
-            "%s, and what follows, not tracked: %s; the results are on disk, and jobs/log_pending.py logs them when it "
+            "%s, and what follows, not tracked: %s; the results are on disk, and otad log-pending logs them when it "
             "answers",
             record.kind,
             error,
@@ -107,12 +109,12 @@ def log_run(store: Store, pending: PendingRun, attach: Callable[[str, str], dict
             return LoggedRun(run.info.run_id, new=False)
     for run in found:
         ask(client.delete_run, run.info.run_id)
-    when = int(pending.finished * 1000)
-    name = f"{record.kind}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(pending.finished))}"
-    tags = {_KIND: record.kind, RESULT: pending.result_id, **record.tags}
-    run_id = ask(client.create_run, experiment, start_time=when, tags=tags, run_name=name).info.run_id
-    metrics = [Metric(name, value, when, 0) for name, value in record.metrics.items()]
-    metrics += [Metric(name, value, when, step) for name, points in record.series.items() for step, value in points]
+    started, finished = _find_times(pending)
+    tags = {_KIND: record.kind, RESULT: pending.result_id, **_describe_source(record.job), **record.tags}
+    name = record.name or f"{record.kind}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(pending.finished))}"
+    run_id = ask(client.create_run, experiment, start_time=started, tags=tags, run_name=name).info.run_id
+    metrics = [Metric(name, value, finished, 0) for name, value in record.metrics.items()]
+    metrics += [Metric(name, value, finished, step) for name, points in record.series.items() for step, value in points]
     params = [Param(name, value[:6000]) for name, value in record.params.items()]
     for start in range(0, max(len(metrics), len(params)), _BATCH):
         stop = start + _BATCH
@@ -121,10 +123,21 @@ def log_run(store: Store, pending: PendingRun, attach: Callable[[str, str], dict
     for path in record.artifacts:
         ask(client.log_artifact, run_id, str(path), size=path.stat().st_size)
     added = attach(experiment, run_id) if attach else {}
-    ask(client.set_terminated, run_id)
+    ask(client.set_terminated, run_id, end_time=finished)
     complete = [RunTag(name, value) for name, value in {**added, COMPLETE: "true"}.items()]
     ask(client.log_batch, run_id, tags=complete)
     return LoggedRun(run_id, new=True)
+
+
+def _find_times(pending: PendingRun) -> tuple[int, int]:
+    """Return when the job of a result began and when the result was complete, in milliseconds since 1970."""
+    started = pending.finished if pending.record.started is None else min(pending.record.started, pending.finished)
+    return int(started * 1000), int(pending.finished * 1000)
+
+
+def _describe_source(job: str) -> dict[str, str]:
+    """Return MLflow's tags for the job that a run comes from; none for an unknown one."""
+    return {"mlflow.source.name": f"jobs/{job}.py", "mlflow.source.type": "JOB"} if job else {}
 
 
 def compare_link(uri: str, run_ids: Sequence[str]) -> str | None:
@@ -134,29 +147,59 @@ def compare_link(uri: str, run_ids: Sequence[str]) -> str | None:
     """
     if len(run_ids) < 2:
         return None
+    experiment = _find_experiment(uri, run_ids[0])
+    if experiment is None:
+        return None
+    runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in (list(run_ids), [experiment]))
+    return f"{_page_address(uri)}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def runs_link(uri: str, run_id: str) -> str | None:
+    """Return the page of MLflow that lists the runs of a run's experiment; None if the store does not answer.
+
+    Reached in another way, the page of an experiment shows an empty overview of traces until the switch at its top
+    left is set to "Model training": MLflow 3.17 asks the browser, and not the experiment's kind.
+
+    Args:
+        uri: the store; for a local file, the address is that of the server that `how_to_look` starts.
+        run_id: a run in it.
+    """
+    experiment = _find_experiment(uri, run_id)
+    if experiment is None:
+        return None
+    return f"{_page_address(uri)}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+
+
+def _find_experiment(uri: str, run_id: str) -> str | None:
+    """Return the id of a run's experiment; None, with a warning, if the store does not answer."""
     try:
         with open_store(uri) as store:
-            experiment = store.ask(store.client.get_run, run_ids[0]).info.experiment_id
+            return store.ask(store.client.get_run, run_id).info.experiment_id
     except StoreError as error:
-        logger.warning("no link to compare runs: %s", error)
+        logger.warning("no link to runs: %s", error)
         return None
-    base = redacted(uri).rstrip("/") if is_server(uri) else _LOCAL_SERVER
-    runs, experiments = (quote(json.dumps(names, separators=(",", ":"))) for names in (list(run_ids), [experiment]))
-    return f"{base}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def _page_address(uri: str) -> str:
+    return redacted(uri).rstrip("/") if is_server(uri) else _LOCAL_SERVER
 
 
 def _experiment(store: Store, name: str) -> str:
-    """Its id; made where it is missing."""
+    """Return the id of an experiment that opens on its runs and charts; make it if it is missing."""
     from mlflow import MlflowException
 
     found = store.ask(store.client.get_experiment_by_name, name)
     if found is not None:
+        for tag, kind in _EXPERIMENT_KIND.items():
+            # A kind that somebody chose stays.
+            if tag not in found.tags:
+                store.ask(store.client.set_experiment_tag, found.experiment_id, tag, kind)
         return found.experiment_id
     database = database_file(store.uri)
     # With a database and no server, artifacts would go below the working directory.
     location = None if database is None else (database.parent / "mlartifacts").as_uri()
     try:
-        return store.ask(store.client.create_experiment, name, artifact_location=location)
+        return store.ask(store.client.create_experiment, name, artifact_location=location, tags=dict(_EXPERIMENT_KIND))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

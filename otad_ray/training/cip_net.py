@@ -82,7 +82,9 @@ def train_cip_net(
     solved: labels made with this memory and this integration. Features are gathered from the memory a batch at a time.
     Raises InputError for a net of another number of neighbors or other dimensions, and what `minimize` raises.
     """
-    net.check(neighbors=integration.neighbors, coordinates=memory.points.shape[1], dimension=memory.features.shape[1])
+    net.check(
+        num_neighbors=integration.num_neighbors, coordinates=memory.points.shape[1], dimension=memory.features.shape[1]
+    )
     trained, _ = split_solved(solved, config)
     _set_scales(net, memory, trained)
     minimize(_CipProblem(net, memory, trained, integration, config), config, on_epoch=on_epoch, store=store)

@@ -26,7 +26,7 @@ from otad_ray.attacks import (
 from otad_ray.defenses import KNN
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
-from otad_ray.models import FCNetConfig, FCResNet
+from otad_ray.models import FCNetArchitecture, FCResNet
 
 WITHIN_BUDGET = [
     Noise(draws=3),
@@ -47,8 +47,10 @@ names = [f"{type(attack).__name__}{index}" for index, attack in enumerate(WITHIN
 def test_budget_bounds_and_counts(trained: Trained, attack: Attack, eps: float, norm: str) -> None:
     x, y = trained.x[:30], trained.y[:30]
     counted = Counted(trained.net)
-    guide = SimpleNamespace(backbone=trained.net)
-    result = attack(counted, x, y, Budget(eps=eps, norm=norm, bounds=BOUNDS), Streams.of(0, range(30)), guide=guide)
+    surrogate = SimpleNamespace(backbone=trained.net)
+    result = attack(
+        counted, x, y, Budget(eps=eps, norm=norm, bounds=BOUNDS), Streams.of(0, range(30)), surrogate=surrogate
+    )
     length = perturbation_norm(result.x_adv.double() - x.double(), norm)
     assert length.max() <= eps
     assert length.max() > 0.5 * eps
@@ -69,8 +71,8 @@ def test_a_broken_sample_is_returned_as_the_defense_saw_it(trained: Trained, att
             return trained.net(x)
 
     x, y = trained.x[:20], trained.y[:20]
-    guide = SimpleNamespace(backbone=trained.net)
-    result = attack(Watched(), x, y, Budget(eps=0.5, bounds=BOUNDS), Streams.of(0, range(20)), guide=guide)
+    surrogate = SimpleNamespace(backbone=trained.net)
+    result = attack(Watched(), x, y, Budget(eps=0.5, bounds=BOUNDS), Streams.of(0, range(20)), surrogate=surrogate)
     asked = torch.cat(seen).flatten(1)
     broken = trained.net(result.x_adv).argmax(1) != y
     assert broken.any()
@@ -109,19 +111,26 @@ def test_outputs_that_are_not_finite_count_as_broken(trained: Trained, attack: A
 @pytest.mark.parametrize("attack", WITHIN_BUDGET, ids=names)
 def test_refusals(trained: Trained, attack: Attack) -> None:
     x, y, streams = trained.x[:3], trained.y[:3], Streams.of(0, range(3))
-    guide, budget = SimpleNamespace(backbone=trained.net), Budget(eps=0.1, bounds=BOUNDS)
+    surrogate, budget = SimpleNamespace(backbone=trained.net), Budget(eps=0.1, bounds=BOUNDS)
     with pytest.raises(InputError, match=r"outside the data set's bounds \[0.0, 1.0\]"):
-        attack(trained.net, x + 0.5, y, budget, streams, guide=guide)
+        attack(trained.net, x + 0.5, y, budget, streams, surrogate=surrogate)
     with pytest.raises(InputError, match="NaN"):
-        attack(trained.net, x * nan, y, budget, streams, guide=guide)
+        attack(trained.net, x * nan, y, budget, streams, surrogate=surrogate)
     with pytest.raises(InputError, match="agree in length"):
-        attack(trained.net, x, y[:2], budget, streams, guide=guide)
+        attack(trained.net, x, y[:2], budget, streams, surrogate=surrogate)
     with pytest.raises(InputError, match=r"labels lie in 10 .. 10"):
-        attack(trained.net, x, torch.full((3,), 10), budget, streams, guide=guide)
+        attack(trained.net, x, torch.full((3,), 10), budget, streams, surrogate=surrogate)
     with pytest.raises(InputError, match="logits"):
-        attack(nn.Sequential(trained.net, nn.Flatten(0)), x, y, budget, streams, guide=guide)
+        attack(nn.Sequential(trained.net, nn.Flatten(0)), x, y, budget, streams, surrogate=surrogate)
     with pytest.raises(InputError, match="finite eps"):
-        attack(trained.net, x, y, Budget(eps=inf), streams, guide=guide)
+        attack(trained.net, x, y, Budget(eps=inf), streams, surrogate=surrogate)
+
+
+def test_streams_are_those_of_seed_0_by_default(trained: Trained) -> None:
+    x, y, budget = trained.x[:6], trained.y[:6], Budget(eps=0.3, bounds=BOUNDS)
+    attack = PGD(steps=3)
+    default, named = (attack(trained.net, x, y, budget, *streams) for streams in ((), (Streams.of(0, range(6)),)))
+    assert torch.equal(default.x_adv, named.x_adv)
 
 
 def test_inputs_that_ask_for_a_gradient_are_left_alone(trained: Trained) -> None:
@@ -137,8 +146,8 @@ def test_black_box_attacks_are_for_classes(trained: Trained, attack: Attack) -> 
         attack(trained.net, trained.x[:3], trained.y[:3].float(), Budget(eps=0.1), Streams.of(0, range(3)))
 
 
-def test_a_memory_defense_is_its_own_guide(tmp_path, trained: Trained) -> None:
-    net = FCResNet(FCNetConfig(dimension=64, num_outputs=10, num_blocks=1)).eval()
+def test_a_memory_defense_is_its_own_surrogate(tmp_path, trained: Trained) -> None:
+    net = FCResNet(FCNetArchitecture(dimension=64, num_outputs=10, num_blocks=1)).eval()
     points = trained.x[:50].flatten(1)
     parts = [points], [net.features(points).detach()], [trained.y[:50]], [torch.arange(50)]
     memory = NeighborMemory.build(tmp_path / "memory", None, *parts, provenance={"backbone": net.fingerprint()})

@@ -12,7 +12,7 @@ from otad_ray.attacks import Budget, MetricPGD, Noise, Streams, find_attack, per
 from otad_ray.errors import InputError
 
 
-def guide(metric: torch.nn.Module) -> SimpleNamespace:
+def surrogate(metric: torch.nn.Module) -> SimpleNamespace:
     return SimpleNamespace(metric=metric)
 
 
@@ -24,7 +24,7 @@ def test_budget_bounds_and_counts(attack: MetricPGD, eps: float, norm: str) -> N
     counted = Counted(Rows(12))
     y = counted.net(x).argmax(1)
     budget = Budget(eps=eps, norm=norm, bounds=BOUNDS)
-    result = attack(counted, x, y, budget, Streams.of(0, range(30)), guide=guide(Rows(12, num_classes=3)))
+    result = attack(counted, x, y, budget, Streams.of(0, range(30)), surrogate=surrogate(Rows(12, num_classes=3)))
     length = perturbation_norm(result.x_adv.double() - x.double(), norm)
     assert length.max() <= eps
     # Samples whose margin no iterate made smaller stay as they were.
@@ -46,7 +46,7 @@ def test_keys_move_as_far_as_they_can(norm: str) -> None:
     # The margin shrinks with the key on one side and grows on the other: the best iterate tells which way it went.
     net, y = TwoClasses(weight[0], bias=-1e3), torch.zeros(20, dtype=torch.int64)
     result = MetricPGD(steps=40, relative_step=8.0, restarts=8)(
-        net, x, y, budget, Streams.of(0, range(20)), guide=guide(metric)
+        net, x, y, budget, Streams.of(0, range(20)), surrogate=surrogate(metric)
     )
     moved = (metric(result.x_adv) - metric(x)).norm(dim=1)
     most = 0.5 * float(weight.norm() if norm == "l2" else weight.abs().sum())
@@ -63,8 +63,8 @@ def test_samples_do_not_depend_on_each_other() -> None:
     some, attack = torch.tensor([6, 1, 4]), MetricPGD(steps=20)
     for norm, eps in (("l2", 0.4), ("linf", 0.2)):
         budget = Budget(eps=eps, norm=norm)
-        everyone = attack(net, x, y, budget, Streams.of(0, range(8)), guide=guide(metric))
-        few = attack(net, x[some], y[some], budget, Streams.of(0, some.tolist()), guide=guide(metric))
+        everyone = attack(net, x, y, budget, Streams.of(0, range(8)), surrogate=surrogate(metric))
+        few = attack(net, x[some], y[some], budget, Streams.of(0, some.tolist()), surrogate=surrogate(metric))
         assert torch.equal(everyone.x_adv[some], few.x_adv)
         assert torch.equal(everyone.queries[some], few.queries)
         # Otherwise nobody would leave the batch early.
@@ -94,7 +94,7 @@ def test_errors_of_a_regressor_grow() -> None:
     metric = LinearMetric(torch.eye(4)[:1])
     # What is left of a random start's other components is about exp(-relative_step).
     attack = MetricPGD(relative_step=8.0)
-    result = attack(Line(), x, x[:, 0], Budget(eps=0.3), Streams.of(0, range(6)), guide=guide(metric))
+    result = attack(Line(), x, x[:, 0], Budget(eps=0.3), Streams.of(0, range(6)), surrogate=surrogate(metric))
     torch.testing.assert_close((result.x_adv - x)[:, 0].abs(), torch.full((6,), 0.3), rtol=1e-3, atol=0)
 
 
@@ -103,7 +103,7 @@ def test_refusals(tmp_path: Path) -> None:
     for defense, known in ((TwoClasses(torch.ones(40)), None), (knn(tmp_path / "memory", None), None)):
         counted = Counted(defense)
         with pytest.raises(InputError, match=r"--metric\.architecture"):
-            MetricPGD()(counted, x, y, Budget(eps=0.1), Streams.of(0, range(4)), guide=known or guide(None))
+            MetricPGD()(counted, x, y, Budget(eps=0.1), Streams.of(0, range(4)), surrogate=known or surrogate(None))
         assert counted.rows == 0
     with pytest.raises(InputError, match=r"--metric\.architecture"):
         MetricPGD()(knn(tmp_path / "own", None), x, y, Budget(eps=0.1), Streams.of(0, range(4)))

@@ -15,8 +15,8 @@ def test_keys_of_a_metric_net_are_attacked(tmp_path: Path) -> None:
     found = NeighborAware()(defense, x, y, budget, streams)
     assert accuracy(defense, x, y) == 1
     assert accuracy(defense, found.x_adv, y) == 0
-    # A guide that knows the points alone goes along the first component, which moves keys little.
-    assert accuracy(defense, NeighborAware()(defense, x, y, budget, streams, guide=points).x_adv, y) == 1
+    # A surrogate that knows the points alone goes along the first component, which moves keys little.
+    assert accuracy(defense, NeighborAware()(defense, x, y, budget, streams, surrogate=points).x_adv, y) == 1
 
 
 def test_keys_that_are_the_points_change_nothing(tmp_path: Path) -> None:

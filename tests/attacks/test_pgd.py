@@ -127,8 +127,8 @@ def test_smoothed_gradients_break_steps_that_pgd_does_not(trained: Trained) -> N
 def test_bpda_follows_the_net_that_stands_in(trained: Trained) -> None:
     x, y = trained.x[:100], trained.y[:100]
     masked, budget = Rounded(trained.net), Budget(eps=0.7, bounds=BOUNDS)
-    guide = SimpleNamespace(backbone=trained.net)
-    result = PGD(steps=20, gradient=BackwardPassGradient())(masked, x, y, budget, streams(x), guide=guide)
+    surrogate = SimpleNamespace(backbone=trained.net)
+    result = PGD(steps=20, gradient=BackwardPassGradient())(masked, x, y, budget, streams(x), surrogate=surrogate)
     exact = PGD(steps=20)(trained.net, x, y, budget, streams(x))
     assert accuracy(masked, result.x_adv, y) == pytest.approx(accuracy(trained.net, exact.x_adv, y), abs=0.1)
     with pytest.raises(InputError, match="undefended net"):
@@ -138,8 +138,8 @@ def test_bpda_follows_the_net_that_stands_in(trained: Trained) -> None:
 def test_transfer_asks_the_defense_once(trained: Trained) -> None:
     x, y = trained.x[:100], trained.y[:100]
     counted, budget = Counted(Rounded(trained.net)), Budget(eps=0.7, bounds=BOUNDS)
-    guide = SimpleNamespace(backbone=trained.net)
-    result = Transfer(steps=20)(counted, x, y, budget, streams(x), guide=guide)
+    surrogate = SimpleNamespace(backbone=trained.net)
+    result = Transfer(steps=20)(counted, x, y, budget, streams(x), surrogate=surrogate)
     assert result.queries.tolist() == [1] * 100
     assert counted.rows == 100
     assert accuracy(counted.net, result.x_adv, y) < 0.5

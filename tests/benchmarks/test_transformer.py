@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from otad_ray.benchmarks import TransformerOptions, Transformers, measure_transformer
+from otad_ray.benchmarks import TransformerConfig, Transformers, measure_transformer
 from otad_ray.cip import Regularity
 from otad_ray.data import Batch
 from otad_ray.memory import IntegrationConfig, NeighborMemory
-from otad_ray.models import BackboneConfig, CipNetOptions, MetricNetConfig, ViTOptions
+from otad_ray.models import BackboneConfig, CipNetConfig, MetricNetConfig, ViTConfig
 
 SHAPE = (1, 8, 8)
-OPTIONS = TransformerOptions(
-    backbone=BackboneConfig(architecture="vit", num_blocks=1, vit=ViTOptions(patch_size=4, width=32, num_heads=2)),
+OPTIONS = TransformerConfig(
+    backbone=BackboneConfig(architecture="vit", num_blocks=1, vit=ViTConfig(patch_size=4, width=32, num_heads=2)),
     metric=MetricNetConfig(architecture="resnet", width=8, num_keys=8),
-    cip_net=CipNetOptions(width=16, num_blocks=1, num_heads=2),
+    cip_net=CipNetConfig(width=16, num_blocks=1, num_heads=2),
     integration=IntegrationConfig(
-        neighbors=5, regularity=Regularity(relax_smoothness=1.0, relax_strong_convexity=1.0), solver="clarabel"
+        num_neighbors=5, regularity=Regularity(relax_smoothness=1.0, relax_strong_convexity=1.0), solver="clarabel"
     ),
 )
 NAMES = ["otad_t_feature_net_cpu", "otad_t_simplex_net_cpu", "otad_t_clarabel_cpu"]

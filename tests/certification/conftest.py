@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from otad_ray.defenses import KNN, MemoryDefense
 from otad_ray.memory import NeighborMemory
-from otad_ray.models import Backbone, BackboneConfig, MetricNet, ViT, ViTConfig, build_backbone
+from otad_ray.models import Backbone, BackboneConfig, MetricNet, ViT, ViTArchitecture, build_backbone
 
 Build = Callable[[Tensor, Tensor], tuple[Backbone, NeighborMemory]]
 IMAGE = (1, 8, 8)
@@ -86,7 +86,7 @@ def vision(tmp_path: Path, images: Images) -> Callable[..., tuple[ViT, NeighborM
     def make(pooling: str, patch_size: int, metric: MetricNet | None = None) -> tuple[ViT, NeighborMemory]:
         torch.manual_seed(patch_size)
         net = ViT(
-            ViTConfig(
+            ViTArchitecture(
                 shape=IMAGE, num_outputs=3, patch_size=patch_size, width=8, num_blocks=2, num_heads=2, hidden=8,
                 pooling=pooling,
             )
@@ -191,7 +191,7 @@ class Reference:
         self.points, self.point = (net.points_of(array.double()).numpy() for array in (memory.points, coordinates))
         self.squared = np.square(self.keys - key.numpy()).sum(1)
         self.order = np.argsort(self.squared)
-        self.num_neighbors = defense.neighbors if isinstance(defense, KNN) else defense.config.neighbors
+        self.num_neighbors = defense.num_neighbors if isinstance(defense, KNN) else defense.config.num_neighbors
         self.neighbors = self.order[: self.num_neighbors]
         self.weight = numerators(net)
         embedding = embedding_matrix(net, query.shape)

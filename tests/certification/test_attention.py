@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from otad_ray.certification.attention import attention_bound, attention_report, empirical_lipschitz
 from otad_ray.errors import InputError
-from otad_ray.models import Attention, ViT, ViTConfig
+from otad_ray.models import Attention, ViT, ViTArchitecture
 
 SHAPES = [(1, 2, 1), (2, 2, 1), (2, 4, 2), (3, 6, 3), (5, 4, 4)]
 
@@ -167,7 +167,7 @@ def test_impossible_balls(num_tokens: int, radius: float) -> None:
 
 
 def small_vit() -> ViT:
-    config = ViTConfig(
+    config = ViTArchitecture(
         shape=(1, 8, 8),
         num_outputs=3,
         patch_size=4,

@@ -16,12 +16,14 @@ NEIGHBORS = 5
 CONVEXITIES = [None, 0.0, -0.5, 0.3]
 
 
-def defense_of(net, memory, low: float | None, neighbors: int = NEIGHBORS, **fields) -> MemoryDefense:
+def defense_of(net, memory, low: float | None, num_neighbors: int = NEIGHBORS, **fields) -> MemoryDefense:
     """KNN, or OTAD where l is given."""
     if low is None:
-        return KNN(net, memory, neighbors)
+        return KNN(net, memory, num_neighbors)
     return OTAD(
-        net, memory, IntegrationConfig(neighbors=neighbors, regularity=Regularity(strong_convexity=low, **fields))
+        net,
+        memory,
+        IntegrationConfig(num_neighbors=num_neighbors, regularity=Regularity(strong_convexity=low, **fields)),
     )
 
 
@@ -31,14 +33,14 @@ def predictions(defense: MemoryDefense, inputs: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("low", [None, 0.0])
-@pytest.mark.parametrize("neighbors", [1, 3])
-def test_on_a_line_the_radius_is_where_a_wrong_point_enters(build, low, neighbors: int) -> None:
-    generator = torch.Generator().manual_seed(neighbors)
+@pytest.mark.parametrize("num_neighbors", [1, 3])
+def test_on_a_line_the_radius_is_where_a_wrong_point_enters(build, low, num_neighbors: int) -> None:
+    generator = torch.Generator().manual_seed(num_neighbors)
     points = torch.rand(60, 2, generator=generator) * torch.tensor([1.0, 0.0])
     features = torch.eye(2)[(points[:, 0] > 0.5).long()]
     # Two strays on either side.
     features[[10, 45]] = features[[10, 45]].flip(1)
-    defense = defense_of(*build(points, features, 2), low, neighbors)
+    defense = defense_of(*build(points, features, 2), low, num_neighbors)
     queries = torch.rand(12, 2, generator=generator) * torch.tensor([1.0, 0.0])
     steps = torch.linspace(-0.7, 0.7, 4001)
     checked = 0
@@ -46,7 +48,7 @@ def test_on_a_line_the_radius_is_where_a_wrong_point_enters(build, low, neighbor
         queries, predictions(defense, queries), *certified_radius(defense, queries), strict=True
     ):
         moved = query + torch.stack([steps, torch.zeros_like(steps)], 1)
-        wrong = (defense.memory.labels[defense.memory.search(moved, neighbors)[0]] != label).any(1)
+        wrong = (defense.memory.labels[defense.memory.search(moved, num_neighbors)[0]] != label).any(1)
         if method == "constant_neighborhood":
             wrong = predictions(defense, moved) != label
             assert float(steps[wrong].abs().min()) >= radius - 5e-4

@@ -12,7 +12,7 @@ from otad_ray.cip import Regularity
 from otad_ray.defenses import KNN, OTAD, OTADNN, MemoryDefense
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory
-from otad_ray.models import Backbone, CipNet, CipNetConfig, MetricNet
+from otad_ray.models import Backbone, CipNet, CipNetArchitecture, MetricNet
 
 NEIGHBORS = 5
 CONVEXITIES = [None, 0.0, -0.5, 0.3]
@@ -50,7 +50,7 @@ def cip_net_of(memory: NeighborMemory, head: str) -> CipNet:
     """A CIP-net of random weights: for certificates its simplex head need not be near the solver."""
     torch.manual_seed(0)
     net = CipNet(
-        CipNetConfig(
+        CipNetArchitecture(
             num_neighbors=NEIGHBORS, num_coordinates=memory.points.shape[1], dimension=memory.features.shape[1],
             width=8, num_blocks=1, num_heads=2, hidden=8, dropout=0.0, head=head,
         )
@@ -61,7 +61,7 @@ def cip_net_of(memory: NeighborMemory, head: str) -> CipNet:
 
 
 def config_of(low: float) -> IntegrationConfig:
-    return IntegrationConfig(neighbors=NEIGHBORS, regularity=Regularity(strong_convexity=low))
+    return IntegrationConfig(num_neighbors=NEIGHBORS, regularity=Regularity(strong_convexity=low))
 
 
 def defense_of(net, memory, low: float | None, metric: MetricNet | None) -> MemoryDefense:
@@ -189,12 +189,12 @@ def test_the_simplex_head_has_the_hull_radius(vision, images, broken, low: float
         memory,
         cip_net_of(memory, "simplex"),
         IntegrationConfig(
-            neighbors=NEIGHBORS, regularity=Regularity(smoothness=0.8, strong_convexity=low), cross_term=cross_term
+            num_neighbors=NEIGHBORS, regularity=Regularity(smoothness=0.8, strong_convexity=low), cross_term=cross_term
         ),
         metric,
     )
     regularity = Regularity(smoothness=3.0, strong_convexity=moved)
-    otad = OTAD(net, memory, IntegrationConfig(neighbors=NEIGHBORS, regularity=regularity), metric)
+    otad = OTAD(net, memory, IntegrationConfig(num_neighbors=NEIGHBORS, regularity=regularity), metric)
     with torch.no_grad():
         same = otad(images.queries).argmax(1) == nets(images.queries).argmax(1)
     hull, other = certified_radius(nets, images.queries), certified_radius(otad, images.queries)

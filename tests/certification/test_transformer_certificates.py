@@ -25,7 +25,7 @@ def defense_of(net, memory, low: float | None) -> MemoryDefense:
     if low is None:
         return KNN(net, memory, NEIGHBORS)
     regularity = Regularity(smoothness=1.0, strong_convexity=low)
-    return OTAD(net, memory, IntegrationConfig(neighbors=NEIGHBORS, regularity=regularity))
+    return OTAD(net, memory, IntegrationConfig(num_neighbors=NEIGHBORS, regularity=regularity))
 
 
 @pytest.mark.parametrize(("pooling", "patch"), NETS)

@@ -47,6 +47,7 @@ def kill_in_a_row(
     return left
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_driver_killed_three_times(storage: Path, verdict: Verdict) -> None:
     """Each with a cluster of its own, which does not outlive it, but for its agents."""

@@ -124,6 +124,7 @@ def check_labels(storage: Path) -> None:
     assert len(set(labels["id"].to_pylist())) == len(labels) == ROWS
 
 
+@pytest.mark.slow
 def test_submitted_labels_are_complete(head: dict[str, str], tmp_path: Path) -> None:
     done = submitted(head, tmp_path, "label_qcp", *QUICK_OPTIONS, RAY_AUTH_MODE="")
     check_labels(tmp_path)

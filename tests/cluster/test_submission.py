@@ -25,7 +25,7 @@ def plan(*options: str, job: str = "label_qcp", env: tuple[str, ...] = (), **env
     return plan_submission(arguments, REPOSITORY, environment)
 
 
-def test_what_jobs_read_travels_and_nothing_else() -> None:
+def test_submission_carries_the_variables_that_jobs_read_and_no_others() -> None:
     given = dict.fromkeys(VARIABLES, "/x") | {"HOME": "/root", "MLFLOW_TRACKING_PASSWORD": SECRET, "MINE": "1"}
     found = plan("mnist", "--labels", "a b", env=("MINE",), OTAD_COMMIT="abc", **given)
     assert found.variables == dict.fromkeys(VARIABLES, "/x") | {"MINE": "1", "OTAD_COMMIT": "abc"}

@@ -3,12 +3,13 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from otad_ray.cip import Regularity
-from otad_ray.defenses import KNN, OTAD, load_defense
+from otad_ray.defenses import DEFENSES, KNN, OTAD, Undefended, load_defense
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import BackboneConfig, build_backbone
@@ -44,7 +45,7 @@ def memory(tmp_path: Path, net) -> NeighborMemory:
 
 
 def test_logits_are_the_head_of_the_integrated_feature(net, memory) -> None:
-    otad = OTAD(net, memory, IntegrationConfig(neighbors=5))
+    otad = OTAD(net, memory, IntegrationConfig(num_neighbors=5))
     inputs = torch.rand(7, 1, 3, 4)
     logits = otad(inputs)
     assert logits.shape == (7, 4)
@@ -57,7 +58,7 @@ def test_logits_are_the_head_of_the_integrated_feature(net, memory) -> None:
 def test_gradient_reaches_the_inputs(net, memory) -> None:
     # With l = 0 the feature is constant where one neighbor has all the weight.
     regularity = Regularity(strong_convexity=-0.5)
-    otad = OTAD(net, memory, IntegrationConfig(neighbors=5, regularity=regularity))
+    otad = OTAD(net, memory, IntegrationConfig(num_neighbors=5, regularity=regularity))
     inputs = torch.rand(3, 1, 3, 4, requires_grad=True)
     logits = otad(inputs)
     logits.sum().backward()
@@ -81,7 +82,7 @@ def test_knn_is_the_head_of_the_mean_feature(net, memory) -> None:
 @pytest.mark.parametrize("kind", ["otad", "knn"])
 def test_save_and_load(tmp_path: Path, net, memory, kind: str) -> None:
     config = IntegrationConfig(
-        neighbors=4, regularity=Regularity(smoothness=1.5, strong_convexity=-0.2), cross_term="released"
+        num_neighbors=4, regularity=Regularity(smoothness=1.5, strong_convexity=-0.2), cross_term="released"
     )
     defense = OTAD(net, memory, config) if kind == "otad" else KNN(net, memory, 4)
     saved = tmp_path / "root" / "defenses" / "mine"
@@ -95,6 +96,29 @@ def test_save_and_load(tmp_path: Path, net, memory, kind: str) -> None:
     assert not loaded.training
     names = {path.name for path in (tmp_path / "elsewhere" / "defenses" / "mine").rglob("*") if path.is_file()}
     assert names == {"defense.json", "backbone.json", "weights.safetensors"}
+
+
+def test_defenses_are_made_of_a_presets_parts(net, memory) -> None:
+    # Without a metric net and a CIP-net: what a defense does not use need not exist.
+    parts = SimpleNamespace(backbone=net, memory=memory, metric=None, integration=IntegrationConfig(num_neighbors=4))
+    inputs = torch.rand(5, 1, 3, 4)
+    for name, expected in (
+        ("otad", OTAD(net, memory, parts.integration)),
+        ("knn", KNN(net, memory, 4)),
+        ("net", Undefended(net)),
+    ):
+        made = DEFENSES[name].from_parts(parts)
+        assert made.identity() == expected.identity()
+        torch.testing.assert_close(made(inputs), expected(inputs), rtol=0, atol=0)
+
+
+def test_identity_is_what_stored_folders_are_named_by(net, memory) -> None:
+    # Another value would compute everything again that a storage root holds.
+    inputs = {"backbone": net.fingerprint(), "memory": memory.fingerprint}
+    assert KNN(net, memory, 4).identity() == {**inputs, "neighbors": 4, "kind": "knn"}
+    config = IntegrationConfig(num_neighbors=4)
+    assert OTAD(net, memory, config).identity() == {**inputs, "config": config, "kind": "otad"}
+    assert Undefended(net).identity() == {"backbone": net.fingerprint(), "kind": "undefended"}
 
 
 def test_never_overwrites(tmp_path: Path, net, memory) -> None:
@@ -120,7 +144,7 @@ def test_a_memory_without_a_record_is_known_by_its_features(tmp_path: Path, net,
 
 def test_more_neighbors_than_points_are_refused(net, memory) -> None:
     with pytest.raises(InputError, match="neighbors must be 1 to 60"):
-        OTAD(net, memory, IntegrationConfig(neighbors=61))
+        OTAD(net, memory, IntegrationConfig(num_neighbors=61))
     with pytest.raises(InputError, match="neighbors must be 1 to 60"):
         KNN(net, memory, 61)
 
@@ -129,7 +153,7 @@ def test_nan_inputs_are_refused(net, memory) -> None:
     inputs = torch.rand(3, 1, 3, 4)
     inputs[1, 0, 0, 0] = float("nan")
     with pytest.raises(InputError, match="query 1 of 3 holds NaN"):
-        OTAD(net, memory, IntegrationConfig(neighbors=3))(inputs)
+        OTAD(net, memory, IntegrationConfig(num_neighbors=3))(inputs)
 
 
 def test_broken_defenses_are_refused(tmp_path: Path, net, memory) -> None:

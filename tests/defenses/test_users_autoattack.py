@@ -33,7 +33,7 @@ def defense(request: pytest.FixtureRequest, digits, tmp_path_factory: pytest.Tem
         net.classifier.bias.copy_(-means.square().sum(1))
         features = net.features(x.flatten(1))
     memory = NeighborMemory.build(directory / "memory", None, [x.flatten(1)], [features], [y], [torch.arange(len(y))])
-    made = {"otad": OTAD(net, memory, IntegrationConfig(neighbors=5)), "knn": KNN(net, memory, 5)}[request.param]
+    made = {"otad": OTAD(net, memory, IntegrationConfig(num_neighbors=5)), "knn": KNN(net, memory, 5)}[request.param]
     made.save(directory / "defense")
     return load_defense(directory / "defense")
 

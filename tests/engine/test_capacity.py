@@ -74,7 +74,7 @@ def test_a_cluster_that_scales_from_nothing_is_asked_and_the_request_is_taken_ba
     assert "waiting up to 60 s for 9 CPUs" in caplog.text
 
 
-def test_what_is_in_use_is_asked_for_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_for_capacity_includes_what_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     machines = Machines(monkeypatch, scales_to=100, CPU=16)
     machines.used["CPU"] = 14
     with actor_pool(dual(num_actors=4, wait=60), work=1000) as num_actors:
@@ -154,7 +154,7 @@ def test_labels_that_lost_the_license_are_finished_by_another_solver(
     mosek_license = install(monkeypatch, left=25)
 
     def run(solver: str) -> None:
-        integration = IntegrationConfig(neighbors=5, solver=solver)
+        integration = IntegrationConfig(num_neighbors=5, solver=solver)
         output = ShardedDirectory.start(
             tmp_path / "labels",
             kind="labels",

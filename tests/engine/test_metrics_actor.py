@@ -40,7 +40,7 @@ def test_a_cluster_of_its_own_has_no_metrics(monkeypatch: pytest.MonkeyPatch) ->
     Recorder.open(None).record([AMOUNT])
 
 
-def test_what_goes_wrong_is_said_once_and_costs_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+def test_recorder_reports_a_failure_once_and_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
         @property
         def record(self) -> None:

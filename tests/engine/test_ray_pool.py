@@ -63,7 +63,7 @@ def test_a_pool_that_is_lost_with_nothing_done_ends_the_job(monkeypatch: pytest.
         done(monkeypatch, shards=0, error=RayActorError())
 
 
-def test_what_an_actor_raised_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_an_actor_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     error = RayTaskError("map", "Traceback ...", ZeroDivisionError())
     with pytest.raises(RayTaskError):
         done(monkeypatch, shards=2, error=error)

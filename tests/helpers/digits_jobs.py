@@ -27,7 +27,7 @@ def quick_preset(**integration: Any) -> Preset:
     return replace(
         preset,
         training=replace(preset.training, epochs=3),
-        integration=replace(preset.integration, **{"neighbors": 5, **integration}),
+        integration=replace(preset.integration, **{"num_neighbors": 5, **integration}),
     )
 
 

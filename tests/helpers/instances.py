@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def neighborhoods(
-    rows: int, neighbors: int, dimension: int, *, seed: int = 0, roughness: float = 0.3
+    rows: int, num_neighbors: int, dimension: int, *, seed: int = 0, roughness: float = 0.3
 ) -> tuple[Tensor, Tensor, Tensor]:
     """query (B, D), points and features (B, K, D), float64: a rough monotone map of points of unit size."""
     generator = torch.Generator().manual_seed(seed)
     size = dimension**0.5
-    points = torch.randn(rows, neighbors, dimension, generator=generator, dtype=torch.float64) / size
+    points = torch.randn(rows, num_neighbors, dimension, generator=generator, dtype=torch.float64) / size
     features = 1.1 * points + roughness * torch.sin(3 * size * points) / size
     step = 0.4 * torch.randn(rows, dimension, generator=generator, dtype=torch.float64) / size
     return points.mean(1) + step, points, features

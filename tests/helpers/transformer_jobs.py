@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from otad_ray.models import BackboneConfig, CipNetOptions, MetricNetConfig, ViTOptions
+from otad_ray.models import BackboneConfig, CipNetConfig, MetricNetConfig, ViTConfig
 from otad_ray.options import JobConfig
 from otad_ray.presets import PRESETS, Preset
 from otad_ray.recipes.cip_net import ensure_cip_net
@@ -19,13 +19,13 @@ def preset(**changes: Any) -> Preset:
     """All of digits_vit in seconds."""
     small = replace(
         SMALL,
-        backbone=BackboneConfig(architecture="vit", num_blocks=1, vit=ViTOptions(patch_size=2, width=16, num_heads=2)),
+        backbone=BackboneConfig(architecture="vit", num_blocks=1, vit=ViTConfig(patch_size=2, width=16, num_heads=2)),
         training=replace(SMALL.training, epochs=8, learning_rate=1e-2),
         metric=MetricNetConfig(architecture="cnn", width=8),
         metric_training=replace(SMALL.metric_training, epochs=4, learning_rate=3e-3),
-        cip_net=CipNetOptions(width=32, num_blocks=1, num_heads=2),
+        cip_net=CipNetConfig(width=32, num_blocks=1, num_heads=2),
         cip_net_training=replace(SMALL.cip_net_training, epochs=8),
-        integration=replace(SMALL.integration, neighbors=5),
+        integration=replace(SMALL.integration, num_neighbors=5),
     )
     return replace(small, **changes)
 

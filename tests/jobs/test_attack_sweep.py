@@ -104,7 +104,7 @@ def test_the_manifests_of_units_count_their_records(result: dict) -> None:
     assert clean["counts"]["certified"] == certified.sum() > 0
 
 
-def test_what_a_person_sees(result: dict, storage: Path) -> None:
+def test_report_figures_and_runs_are_written(result: dict, storage: Path) -> None:
     directory = Path(result["sweep"])
     for name in ("report.txt", "otad-robustness.png", "otad-radii.png", "otad-relaxations.png", "otad-examples.png"):
         assert (directory / name).stat().st_size > 0
@@ -228,7 +228,7 @@ def test_a_module_that_raises_costs_only_its_cohort(user, storage: Path, tmp_pat
         ({"eps": (-1.0,)}, "need eps >= 0, got -1"),
         ({"attacks": ("pdg",)}, "unknown attack 'pdg'; known: noise"),
         ({"defense": ("otadd",)}, "unknown defense 'otadd'; known: otad"),
-        ({"defense": ("nowhere.py:build",)}, "no path/to/file.py:function"),
+        ({"defense": ("nowhere.py:build",)}, "there is no file .*nowhere.py; need path/to/file.py:name"),
         ({"samples": 361}, "samples is 361, but test of digits has 360"),
         ({"rows_per_shard": 50}, "multiple of 100"),
     ],
@@ -244,7 +244,7 @@ def test_bad_input_before_any_training(tmp_path: Path, fields: dict, message: st
     [
         ("narrow", "labels lie in 0 .. 9, but the defense returns 3 classes"),
         ("number", "returned a int, need a torch.nn.Module"),
-        ("missing", "cannot be built: AttributeError"),
+        ("missing", "has no 'missing'; need a function that returns"),
     ],
 )
 def test_modules_that_are_no_classifier(user, storage: Path, function: str, message: str) -> None:

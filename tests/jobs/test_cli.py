@@ -21,7 +21,7 @@ def test_presets_and_options() -> None:
         description="",
     )
     assert config.preset.name == "mnist"
-    assert config.preset.integration.neighbors == 5
+    assert config.preset.integration.num_neighbors == 5
     assert config.preset.integration.solver == "clarabel"
     assert config.preset.integration.regularity.smoothness == 3
     assert config.dense
@@ -79,9 +79,7 @@ def test_an_error_keeps_its_traceback_if_it_is_ours(monkeypatch: pytest.MonkeyPa
         main(LabelJobConfig, fail, description="")
 
 
-def test_what_can_be_tried_again_ends_with_one(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_retryable_error_ends_with_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def full(config: LabelJobConfig) -> dict:
         raise RetryableError("the disk is full")
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 
@@ -12,8 +11,7 @@ from otad_ray.cip import Status
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTAD, load_defense
 from otad_ray.errors import InputError
-from otad_ray.evaluation import StandardMetrics, relative_error
-from otad_ray.evaluation.records.standard import NO_PREDICTION
+from otad_ray.evaluation import relative_error
 from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
 from otad_ray.training import accuracy
 
@@ -63,7 +61,7 @@ def test_validation_rows_must_not_be_in_the_memory(tmp_path: Path) -> None:
 
 def test_bad_input_before_any_training(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="neighbors must be at most 1436"):
-        run_evaluation(config(tmp_path, preset=quick_preset(neighbors=1437)))
+        run_evaluation(config(tmp_path, preset=quick_preset(num_neighbors=1437)))
     assert not list(tmp_path.glob("digits/*"))
 
 
@@ -72,58 +70,13 @@ def test_unknown_split(tmp_path: Path) -> None:
         run_evaluation(config(tmp_path, split="dev"))
 
 
-def test_statuses_and_failed_rows_are_counted_apart() -> None:
-    statuses = ["solved", "relaxed", "relaxed", "infeasible", "failed"]
-    table = pa.table(
-        {
-            "label": [0, 1, 1, 1, 1],
-            "prediction_otad": [0, 1, 0, 1, NO_PREDICTION],
-            "relaxations": [0, 3, 1, 100, 0],
-            "relative_error": [0.0, 0.1, 0.2, 0.3, 0.4],
-            "status": statuses,
-        }
-    )
-    totals = StandardMetrics()
-    totals.add(table)
-    totals.add(table)
-    assert totals.metrics() == pytest.approx(
-        {
-            "accuracy_otad": 0.6,
-            "relative_error": 0.2,
-            "share_relaxed": 0.4,
-            "share_infeasible": 0.2,
-            "share_unsolved": 0.2,
-        }
-    )
-
-
-def test_squared_errors_are_of_rows_with_a_prediction() -> None:
-    table = pa.table(
-        {
-            "label": pa.array([1.0, 2.0, 3.0], pa.float32()),
-            "prediction_net": [1.0, 2.0, 5.0],
-            "prediction_otad": [2.0, 4.0, float("nan")],
-            "relative_error": [0.0, 0.0, 0.3],
-            "status": ["solved", "solved", "failed"],
-        }
-    )
-    totals = StandardMetrics()
-    totals.add(table)
-    totals.add(table)
-    metrics = totals.metrics()
-    assert metrics["mse_net"] == pytest.approx(4 / 3)
-    assert metrics["mse_otad"] == pytest.approx(2.5)
-    assert metrics["share_unsolved"] == pytest.approx(1 / 3)
-    assert not any(name.startswith("accuracy") for name in metrics)
-
-
-def test_no_prediction_at_all_has_no_squared_error() -> None:
-    totals = StandardMetrics()
-    labels = pa.array([1.0], pa.float32())
-    totals.add(
-        pa.table(
-            {"label": labels, "prediction_otad": [float("nan")], "relative_error": [0.1], "status": ["interrupted"]}
-        )
-    )
-    assert "mse_otad" not in totals.metrics()
-    assert totals.metrics()["share_unsolved"] == 1
+def test_an_evaluation_of_an_earlier_version_is_moved_to_its_place(tmp_path: Path) -> None:
+    result = run_evaluation(config(tmp_path))
+    place = Path(result["evaluation"])
+    earlier = tmp_path / "digits" / "sweeps" / place.name
+    earlier.parent.mkdir()
+    place.rename(earlier)
+    before = {path.name: path.stat().st_mtime_ns for path in earlier.glob("shard-*")}
+    assert run_evaluation(config(tmp_path)) == result
+    assert {path.name: path.stat().st_mtime_ns for path in place.glob("shard-*")} == before
+    assert not earlier.exists()

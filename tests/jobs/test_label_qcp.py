@@ -147,8 +147,8 @@ def test_bad_input_before_any_work(tmp_path: Path, storage: Path, result: dict) 
     file.touch()
     root = tmp_path / "root"
     cases = {
-        "neighbors must be at most 1436": label_config(root, integration={"neighbors": ROWS}),
-        "1 to 1436, the leave-one-out": label_config(root, memory=memory, integration={"neighbors": ROWS}),
+        "neighbors must be at most 1436": label_config(root, integration={"num_neighbors": ROWS}),
+        "1 to 1436, the leave-one-out": label_config(root, memory=memory, integration={"num_neighbors": ROWS}),
         "does not exist": label_config(root, memory=str(tmp_path / "gone")),
         "no memory can have been built with it": label_config(root, memory=memory),
         "thesis.tex cannot be made": label_config(root, labels=str(file)),

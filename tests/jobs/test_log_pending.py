@@ -122,7 +122,7 @@ def test_labels_wait_and_are_logged_when_a_server_answers(tmp_path: Path) -> Non
     print(f"label job with a hanging server: {seconds:.1f} s")
 
 
-def test_what_still_waits_ends_with_two_and_bad_options_with_one(
+def test_pending_results_end_with_two_and_bad_options_with_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "pending").mkdir()

@@ -23,7 +23,7 @@ def memory(tmp_path: Path):
 
 
 def test_rows_say_the_feature(memory) -> None:
-    config = IntegrationConfig(neighbors=5, regularity=Regularity(smoothness=2.0, strong_convexity=-0.4))
+    config = IntegrationConfig(num_neighbors=5, regularity=Regularity(smoothness=2.0, strong_convexity=-0.4))
     positions = np.array([3, 50, 7])
     table = label_rows(memory, positions, config, dense=True)
     assert table.schema == label_schema(5, 6, dense=True)
@@ -45,7 +45,7 @@ def test_rows_say_the_feature(memory) -> None:
 
 
 def test_coinciding_neighbors_with_different_features_have_a_status(memory) -> None:
-    table = label_rows(memory, np.arange(80), IntegrationConfig(neighbors=10))
+    table = label_rows(memory, np.arange(80), IntegrationConfig(num_neighbors=10))
     for row in table.to_pylist():
         both = {110, 111} <= set(row["neighbor_ids"])
         assert (row["status"] == "infeasible") == both
@@ -56,8 +56,8 @@ def test_coinciding_neighbors_with_different_features_have_a_status(memory) -> N
 
 def test_solver_and_search_do_not_change_the_columns(memory) -> None:
     positions = np.arange(6)
-    exact = label_rows(memory, positions, IntegrationConfig(neighbors=5))
-    conic = label_rows(memory, positions, IntegrationConfig(neighbors=5, solver="clarabel"))
+    exact = label_rows(memory, positions, IntegrationConfig(num_neighbors=5))
+    conic = label_rows(memory, positions, IntegrationConfig(num_neighbors=5, solver="clarabel"))
     assert conic.schema == exact.schema
     assert conic["neighbor_ids"] == exact["neighbor_ids"]
     assert set(conic["solver"].to_pylist()) == {"clarabel"}
@@ -67,7 +67,7 @@ def test_solver_and_search_do_not_change_the_columns(memory) -> None:
 
 def test_config_refuses() -> None:
     with pytest.raises(InputError, match="need neighbors >= 1, got 0"):
-        IntegrationConfig(neighbors=0)
+        IntegrationConfig(num_neighbors=0)
     with pytest.raises(InputError, match="known: theory, released"):
         IntegrationConfig(cross_term="paper")  # type: ignore[arg-type]
 
@@ -75,7 +75,7 @@ def test_config_refuses() -> None:
 @pytest.mark.parametrize("cross_term", ["theory", "released"])
 def test_features_follow_from_weights_at_the_regularity_asked_for(memory, cross_term: str) -> None:
     regularity = Regularity(smoothness=1.2, strong_convexity=-0.3)
-    config = IntegrationConfig(neighbors=5, regularity=regularity, cross_term=cross_term)  # type: ignore[arg-type]
+    config = IntegrationConfig(num_neighbors=5, regularity=regularity, cross_term=cross_term)  # type: ignore[arg-type]
     table = label_rows(memory, np.arange(60), config, dense=True)
     assert {"solved", "relaxed"} <= set(table["status"].to_pylist())
     dense = table["feature"].combine_chunks().flatten().to_numpy().reshape(60, 6)

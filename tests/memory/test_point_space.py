@@ -11,17 +11,17 @@ from otad_ray.cip import Regularity, integrate
 from otad_ray.defenses import KNN, OTAD, load_defense
 from otad_ray.errors import InputError
 from otad_ray.memory import IntegrationConfig, NeighborMemory, integrate_neighbors, label_features, label_rows
-from otad_ray.models import ViT, ViTConfig
+from otad_ray.models import ViT, ViTArchitecture
 
 ROWS = 80
 RELAXING = Regularity(smoothness=1.05, strong_convexity=0.95, relax_smoothness=0.1, relax_strong_convexity=0.1)
-CONFIG = IntegrationConfig(neighbors=6, regularity=RELAXING)
+CONFIG = IntegrationConfig(num_neighbors=6, regularity=RELAXING)
 
 
 @pytest.fixture(scope="module", params=["mean", "class_token"])
 def net(request) -> ViT:
     torch.manual_seed(0)
-    config = ViTConfig(
+    config = ViTArchitecture(
         shape=(1, 8, 8), num_outputs=4, patch_size=2, width=16, num_blocks=2, num_heads=2, hidden=16,
         pooling=request.param,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from otad_ray.cip import Regularity, combine_centers, integrate
 from otad_ray.errors import InputError
-from otad_ray.models import CipNet, CipNetOptions, build_cip_net, load_cip_net, save_cip_net
+from otad_ray.models import CipNet, CipNetConfig, build_cip_net, load_cip_net, save_cip_net
 from otad_ray.models.point_space import TokenSpace
 
 K, D = 6, 12
@@ -36,8 +36,8 @@ def neighborhoods(num_rows: int, *, dimension: int = D, seed: int = 0) -> Neighb
 
 def small(head: str = "simplex", *, seed: int = 0, coordinates: int = D, dimension: int = D) -> CipNet:
     torch.manual_seed(seed)
-    options = CipNetOptions(head=head, width=32, num_blocks=2, num_heads=4)  # type: ignore[arg-type]
-    return build_cip_net(options, neighbors=K, coordinates=coordinates, dimension=dimension)
+    options = CipNetConfig(head=head, width=32, num_blocks=2, num_heads=4)  # type: ignore[arg-type]
+    return build_cip_net(options, num_neighbors=K, coordinates=coordinates, dimension=dimension)
 
 
 def disturbed(net: CipNet) -> CipNet:
@@ -155,8 +155,8 @@ def test_bfloat16_changes_little(head: str) -> None:
 
 
 def test_dropout_is_of_training_only() -> None:
-    options = CipNetOptions(width=16, num_blocks=1, num_heads=2, dropout=0.5)
-    net = disturbed(build_cip_net(options, neighbors=K, coordinates=D, dimension=D))
+    options = CipNetConfig(width=16, num_blocks=1, num_heads=2, dropout=0.5)
+    net = disturbed(build_cip_net(options, num_neighbors=K, coordinates=D, dimension=D))
     rows = neighborhoods(4)
     assert torch.equal(net(*rows).weights, net(*rows).weights)
     net.train()
@@ -193,7 +193,7 @@ def test_other_neighborhoods_are_refused(head: str) -> None:
         with pytest.raises(ValueError, match=r"need query \(B, d\)"):
             net(*wrong)
     with pytest.raises(InputError, match="num_neighbors=6, got 10"):
-        net.check(neighbors=10, coordinates=D, dimension=D)
+        net.check(num_neighbors=10, coordinates=D, dimension=D)
 
 
 @pytest.mark.parametrize("scales", [(0.0, 1.0), (1.0, float("nan")), (float("inf"), 1.0)])
@@ -214,9 +214,9 @@ def test_cip_net_refuses_bad_scales(scales: tuple[float, float]) -> None:
 )
 def test_cip_net_refuses_bad_options(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        CipNetOptions(**change)
+        CipNetConfig(**change)
 
 
 def test_more_coordinates_than_dimensions_are_refused() -> None:
     with pytest.raises(InputError, match="13 coordinates and 12"):
-        build_cip_net(CipNetOptions(), neighbors=K, coordinates=13, dimension=12)
+        build_cip_net(CipNetConfig(), num_neighbors=K, coordinates=13, dimension=12)

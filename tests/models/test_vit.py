@@ -11,14 +11,14 @@ from otad_ray.errors import InputError
 from otad_ray.models import (
     BackboneConfig,
     ViT,
+    ViTArchitecture,
     ViTConfig,
-    ViTOptions,
     build_backbone,
     load_backbone,
     save_backbone,
 )
 
-CONFIG = ViTConfig(
+CONFIG = ViTArchitecture(
     shape=(3, 8, 8), num_outputs=4, patch_size=2, width=20, num_blocks=2, num_heads=4, hidden=24, mlp_ends_with="linear"
 )
 VARIANTS = [
@@ -149,7 +149,7 @@ def test_vit_refuses_options_and_inputs_that_do_not_fit() -> None:
         vit()(torch.rand(2, 1, 8, 8))
     with pytest.raises(ValueError, match=r"images of shape \(3, 8, 8\), got \(3, 16, 16\)"):
         vit().coordinates(torch.rand(2, 3, 16, 16))
-    options = BackboneConfig(architecture="vit", vit=ViTOptions(width=16, num_heads=2))
+    options = BackboneConfig(architecture="vit", vit=ViTConfig(width=16, num_heads=2))
     for shape, changed, message in [
         ((3, 30, 32), options.vit, r"patch_size that divides images of \(30, 32\), got 4"),
         ((64,), options.vit, r"needs images \(channels, height, width\), got samples of \(64,\)"),

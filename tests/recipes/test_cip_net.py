@@ -34,7 +34,11 @@ def test_labels_of_something_else_are_refused(evaluated: dict[str, Any], storage
     """Other memory and backbone, other K, other regularity; and what is no directory of labels."""
     labels = only_cip_net(storage, "simplex")["labels_directory"]
     cases = [
-        (preset(integration=replace(preset().integration, neighbors=4)), labels, "were made with neighbors 5, .* 4"),
+        (
+            preset(integration=replace(preset().integration, num_neighbors=4)),
+            labels,
+            "were made with neighbors 5, .* 4",
+        ),
         (
             preset(integration=replace(preset().integration, cross_term="released")),
             labels,

@@ -16,7 +16,7 @@ from otad_ray.defenses import load_defense
 from otad_ray.errors import InputError
 from otad_ray.models import MetricNetConfig
 from otad_ray.options import JobConfig
-from otad_ray.recipes.defenses import find_defenses, save_memory_defenses, save_otad_nn
+from otad_ray.recipes.defenses import find_defenses, save_defense
 from otad_ray.recipes.workspace import Workspace
 
 
@@ -26,7 +26,7 @@ def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
     """Table VI: labels from neighbors by the metric net, used with neighbors by the points."""
     cip_net = str(only_cip_net_directory(storage))
     workspace = Workspace(JobConfig(preset=preset(metric=MetricNetConfig()), storage=str(storage)))
-    saved = save_otad_nn(workspace, cip_net=cip_net)
+    saved = save_defense(workspace, "otad_nn", cip_net=cip_net)
     assert str(saved) != evaluated["defenses"]["otad_nn"]
     test = load_all(open_split(workspace.definition, "test"))
     with torch.no_grad():
@@ -34,10 +34,10 @@ def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
     assert float((predicted == test.y).double().mean()) > 0.6
     other = Workspace(JobConfig(preset=preset(training=replace(preset().training, epochs=1)), storage=str(storage)))
     with pytest.raises(InputError, match="was trained on features of backbone"):
-        save_otad_nn(other, cip_net=cip_net)
+        save_defense(other, "otad_nn", cip_net=cip_net)
     integration = preset().integration
     for changed, message in [
-        (replace(integration, neighbors=4), "takes 5 neighbors, got neighbors=4"),
+        (replace(integration, num_neighbors=4), "takes 5 neighbors, got num_neighbors=4"),
         (
             replace(integration, cross_term="released"),
             "learned the solutions of cross_term theory.*cross_term released",
@@ -61,7 +61,7 @@ def test_certificates_through_a_lipschitz_metric_net_hold_against_attacks_on_it(
         metric_training=replace(preset().metric_training, epochs=3, margin=0.5),
     )
     workspace = Workspace(JobConfig(preset=robust, storage=str(storage)))
-    defense = load_defense(save_memory_defenses(workspace)["otad_theory"])
+    defense = load_defense(save_defense(workspace, "otad"))
     samples = load_all(open_split(robust.definition, "test"))
     x, y = samples.x[:30], samples.y[:30]
     radius, method = certified_radius(defense, x)

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from helpers.digits_jobs import quick_preset
 from helpers.mosek_standin import install
 from otad_ray.artifacts import write_json
-from otad_ray.attacks import Budget, find_attack
+from otad_ray.attacks import Budget, name_attack
 from otad_ray.certification import certified_radius
 from otad_ray.data import DataFolders, open_split
-from otad_ray.defenses import KNN, OTAD, MemoryDefense
+from otad_ray.defenses import KNN, OTAD, MemoryDefense, Undefended
 from otad_ray.engine.shards import Shard, ShardedDirectory, write_shard
-from otad_ray.evaluation import Evidence, evaluate_batch, find_flags
+from otad_ray.evaluation import Evidence, evaluation_records, find_flags
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import build_backbone
 from otad_ray.sweep.samples import COHORT_SIZE, Samples
@@ -91,7 +91,7 @@ class Doubled(nn.Module):
 
 def attack(defense: nn.Module, surrogate: OTAD, name: str = "neighbor_aware", eps: float = EPS, **fields) -> AttackTask:
     budget = Budget(eps=eps, bounds=(0.0, 1.0))
-    return AttackTask(SAMPLES, Source(defense, surrogate), name, find_attack(name), budget, **fields)
+    return AttackTask(SAMPLES, Source(defense, surrogate), name_attack(name), budget, **fields)
 
 
 def compute(task: AttackTask | CleanTask) -> pa.Table:
@@ -150,8 +150,13 @@ def test_an_evaluated_row_is_retryable_where_any_defense_was_interrupted(
     install(monkeypatch, left=2)
     solved_by_mosek = OTAD(otad.backbone, otad.memory, replace(otad.config, solver="mosek"))
     batch = SAMPLES.take(np.arange(5))
-    knn = KNN(otad.backbone, otad.memory)
-    table = evaluate_batch(batch, knn, {"dual": otad, "mosek": solved_by_mosek})
+    defenses = {
+        "net": Undefended(otad.backbone),
+        "knn": KNN(otad.backbone, otad.memory),
+        "dual": otad,
+        "mosek": solved_by_mosek,
+    }
+    table = evaluation_records(batch, defenses, solved_by="dual", net="net")
     assert [status == "interrupted" for status in table["status"].to_pylist()] == [False] * 2 + [True] * 3
 
 
@@ -161,7 +166,7 @@ def write(directory: Path, table: pa.Table) -> str:
     return str(directory)
 
 
-def test_what_is_broken_already_is_spared_and_the_others_fare_the_same(otad: OTAD, tmp_path: Path) -> None:
+def test_broken_samples_are_skipped_and_the_others_fare_the_same(otad: OTAD, tmp_path: Path) -> None:
     (tmp_path / "noise").mkdir()
     earlier = compute(attack(otad, otad, "noise", eps=2.0))
     spared = compute(attack(otad, otad, earlier=(write(tmp_path / "noise", earlier),)))

@@ -37,16 +37,17 @@ def sweep(root: Path) -> dict[str, Any]:
         attacks=[SimpleNamespace(name=name, attack=find_attack(name)) for name in ("noise", "fgsm", "pgd")],
         early_stop=False,
     )
-    report: Any = SimpleNamespace(
+    bracket: Any = SimpleNamespace(
         attacks=[
             SimpleNamespace(attack=item.name, eps=0.5, robust=SimpleNamespace(value=0.5), queries_mean=1.0)
             for item in plan.attacks
         ],
         budgets=[SimpleNamespace(eps=0.5, certified=None, worst_case=SimpleNamespace(value=0.5))],
     )
+    reports: Any = {"otad": SimpleNamespace(bracket=bracket, flags=())}
     workspace: Any = Workspace(root)
     directory = root / "sweeps" / "sweeps" / "abc"
-    return track_sweep(workspace, plan, {"otad": report}, {"otad": []}, seconds=1.0, directory=directory, files=[])
+    return track_sweep(workspace, plan, reports, seconds=1.0, directory=directory, files=[])
 
 
 def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,11 +55,11 @@ def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypa
     calls: list[str] = []
     terminate = mlflow.MlflowClient.set_terminated
 
-    def break_off(self: mlflow.MlflowClient, run_id: str) -> None:
+    def break_off(self: mlflow.MlflowClient, run_id: str, **times: int) -> None:
         calls.append(run_id)
         if len(calls) > 2:
             raise ConnectionError("gone")
-        terminate(self, run_id)
+        terminate(self, run_id, **times)
 
     with monkeypatch.context() as patch:
         patch.setattr(mlflow.MlflowClient, "set_terminated", break_off)
@@ -73,4 +74,9 @@ def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypa
     runs = client.search_runs([client.get_experiment_by_name("sweeps").experiment_id])
     assert {run.info.run_id for run in runs} == {*whole["attack_runs"], whole["run_id"]}
     assert set(broken["attack_runs"]) < set(whole["attack_runs"])
+    assert {run.info.run_name for run in runs} == {
+        "sweep otad l2 n=10",
+        *(f"attack {name} on otad, l2" for name in ("noise", "fgsm", "pgd")),
+    }
+    assert {run.data.tags["mlflow.source.name"] for run in runs} == {"jobs/attack_sweep.py"}
     assert not pending_files(root)

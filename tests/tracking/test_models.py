@@ -18,7 +18,7 @@ from otad_ray.jobs.log_model import LogModelConfig
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import (
     BackboneConfig,
-    CipNetOptions,
+    CipNetConfig,
     MetricNetConfig,
     build_backbone,
     build_cip_net,
@@ -50,7 +50,7 @@ def defense(root: Path) -> Defense:
     memory = NeighborMemory.build(
         root / "m" / "memory", None, [points], [features], [torch.zeros(40, dtype=torch.int64)], [torch.arange(40)]
     )
-    defense = OTAD(net, memory, IntegrationConfig(neighbors=5))
+    defense = OTAD(net, memory, IntegrationConfig(num_neighbors=5))
     defense.save(root / "m" / "defenses" / "otad")
     Undefended(net).save(root / "m" / "defenses" / "net")
     return load_defense(root / "m" / "defenses" / "otad")
@@ -110,9 +110,9 @@ def test_a_defense_of_several_networks_is_logged_whole(root: Path) -> None:
         features = net.features(points)
     labels, ids = torch.zeros(30, dtype=torch.int64), torch.arange(30)
     memory = NeighborMemory.build(root / "m" / "keyed", [keys], [points], [features], [labels], [ids])
-    options = CipNetOptions(width=8, num_blocks=1, num_heads=2)
-    cip_net = build_cip_net(options, neighbors=5, coordinates=64, dimension=64).eval()
-    defense = OTADNN(net, memory, cip_net, IntegrationConfig(neighbors=5), metric)
+    options = CipNetConfig(width=8, num_blocks=1, num_heads=2)
+    cip_net = build_cip_net(options, num_neighbors=5, coordinates=64, dimension=64).eval()
+    defense = OTADNN(net, memory, cip_net, IntegrationConfig(num_neighbors=5), metric)
     defense.save(root / "m" / "defenses" / "otad_nn")
     logged = log(root, "otad_nn")
     loaded = load_defense(files(root, logged) / "artifacts" / "defense")
@@ -132,6 +132,7 @@ def test_logged_model_holds_packages_and_networks_but_no_pickle(defense: Defense
         "cip",
         "defenses",
         "errors.py",
+        "machine.py",
         "memory",
         "models",
         "stages.py",

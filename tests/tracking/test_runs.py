@@ -21,6 +21,7 @@ from otad_ray.tracking import (
     pending_files,
     redacted,
     runs,
+    runs_link,
     store,
     track,
 )
@@ -84,6 +85,61 @@ def test_a_run_in_sqlite(record: RunRecord, root: Path) -> None:
     assert (root / "mlartifacts").is_dir()
     assert [item.path for item in client(root).list_artifacts(run_id)] == [record.artifacts[0].name]
     assert not pending_files(root)
+
+
+def test_run_has_the_name_the_source_and_the_times_of_its_job(record: RunRecord, root: Path) -> None:
+    told = replace(record, name="backbone fc_resnet", job="train_backbone", started=1000.5, finished=2000.25)
+    run = client(root).get_run(log(told, root))
+    assert run.info.run_name == "backbone fc_resnet"
+    assert (run.info.start_time, run.info.end_time) == (1_000_500, 2_000_250)
+    assert run.data.tags["mlflow.source.name"] == "jobs/train_backbone.py"
+    assert run.data.tags["mlflow.source.type"] == "JOB"
+    (point,) = client(root).get_metric_history(run.info.run_id, "loss")
+    assert point.timestamp == 2_000_250
+
+
+def test_replayed_run_has_the_times_of_its_job_and_not_of_the_replay(record: RunRecord, root: Path) -> None:
+    told = replace(record, name="backbone fc_resnet", job="train_backbone", started=1000.5, finished=2000.25)
+    assert track(told, tracking_uri=DEAD, root=root) is None
+    (run_id,) = replay_all(root)["run_ids"]
+    run = client(root).get_run(run_id)
+    assert (run.info.start_time, run.info.end_time) == (1_000_500, 2_000_250)
+    assert run.info.run_name == "backbone fc_resnet"
+    assert run.data.tags["mlflow.source.name"] == "jobs/train_backbone.py"
+
+
+def test_pending_record_of_an_older_version_is_replayed(record: RunRecord, root: Path) -> None:
+    assert track(replace(record, started=1.0), tracking_uri=DEAD, root=root) is None
+    (path,) = pending_files(root)
+    written = json.loads(path.read_text())
+    for name in ("name", "job", "started", "finished"):
+        del written["record"][name]
+    path.write_text(json.dumps({**written, "finished": 86400.0}))
+    (run_id,) = replay_all(root)["run_ids"]
+    run = client(root).get_run(run_id)
+    assert run.info.run_name.startswith("backbone-19700")
+    assert run.info.start_time == run.info.end_time == 86_400_000
+    assert "mlflow.source.name" not in run.data.tags
+
+
+def test_experiment_is_one_of_machine_learning_and_has_a_link_to_its_runs(record: RunRecord, root: Path) -> None:
+    run_id = log(record, root)
+    found = client(root).get_experiment_by_name(record.experiment)
+    assert found.tags["mlflow.experimentKind"] == "custom_model_development"
+    page = f"http://127.0.0.1:5000/#/experiments/{found.experiment_id}/runs?workflowType=machine_learning"
+    assert runs_link(default_tracking_uri(None, root), run_id) == page
+
+
+@pytest.mark.parametrize(
+    ("kind", "kept"), [(None, "custom_model_development"), ("genai_development", "genai_development")]
+)
+def test_existing_experiment_gets_a_kind_unless_it_has_one(
+    kind: str | None, kept: str, record: RunRecord, root: Path
+) -> None:
+    tags = {} if kind is None else {"mlflow.experimentKind": kind}
+    client(root).create_experiment(record.experiment, artifact_location=(root / "mlartifacts").as_uri(), tags=tags)
+    assert log(record, root)
+    assert client(root).get_experiment_by_name(record.experiment).tags["mlflow.experimentKind"] == kept
 
 
 def test_the_same_result_keeps_its_run_and_another_outcome_gets_a_new_one(record: RunRecord, root: Path) -> None:
@@ -212,6 +268,7 @@ def test_uris(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_tracking_uri("databricks", Path("/x")) == "databricks"
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_store_together_all_log(tmp_path: Path) -> None:
     script = f"""
 import os

@@ -16,7 +16,7 @@ import mlflow  # noqa: F401
 import pytest
 
 from otad_ray.errors import InputError
-from otad_ray.tracking import RunRecord, compare_link, latest_run, pending_files, store, track
+from otad_ray.tracking import RunRecord, compare_link, latest_run, pending_files, runs_link, store, track
 
 RECORD = RunRecord(experiment="digits", kind="labels", result={"directory": "a"}, params={}, metrics={"rows": 1})
 OTHER = RunRecord(experiment="digits", kind="labels", result={"directory": "b"}, params={}, metrics={"rows": 1})
@@ -88,6 +88,7 @@ def seconds_lost(uri: str, root: Path) -> float:
     assert track(RECORD, tracking_uri=uri, root=root) is None
     assert track(OTHER, tracking_uri=uri, root=root) is None
     assert compare_link(uri, ["a", "b"]) is None
+    assert runs_link(uri, "a") is None
     with pytest.raises(InputError, match="no earlier runs are known"):
         latest_run(uri, "digits", {}, root, unlike={})
     return time.monotonic() - started
@@ -104,7 +105,7 @@ def test_a_bad_server_is_given_up_and_the_results_wait(
     files = pending_files(tmp_path)
     assert len(files) == 2
     assert "secret" not in caplog.text + "".join(path.read_text() for path in files)
-    assert "jobs/log_pending.py" in caplog.text
+    assert "otad log-pending" in caplog.text
 
 
 @pytest.mark.slow

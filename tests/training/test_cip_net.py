@@ -18,7 +18,7 @@ from otad_ray.memory import (
     label_rows,
     label_weights,
 )
-from otad_ray.models import BackboneConfig, CipNet, CipNetOptions, ViTOptions, build_backbone, build_cip_net
+from otad_ray.models import BackboneConfig, CipNet, CipNetConfig, ViTConfig, build_backbone, build_cip_net
 from otad_ray.training import (
     CipNetTrainingConfig,
     EpochMetrics,
@@ -29,7 +29,7 @@ from otad_ray.training import (
     train_cip_net,
 )
 
-INTEGRATION = IntegrationConfig(neighbors=6, regularity=Regularity(smoothness=3.0, strong_convexity=-0.5))
+INTEGRATION = IntegrationConfig(num_neighbors=6, regularity=Regularity(smoothness=3.0, strong_convexity=-0.5))
 CONFIG = CipNetTrainingConfig(epochs=8, batch_size=32)
 
 
@@ -37,7 +37,7 @@ CONFIG = CipNetTrainingConfig(epochs=8, batch_size=32)
 def net():
     torch.manual_seed(0)
     options = BackboneConfig(
-        architecture="vit", num_blocks=1, hidden=16, vit=ViTOptions(patch_size=2, width=8, num_heads=2)
+        architecture="vit", num_blocks=1, hidden=16, vit=ViTConfig(patch_size=2, width=8, num_heads=2)
     )
     net = build_backbone(options, shape=(1, 6, 6), num_outputs=3).eval()
     for parameter in net.parameters():
@@ -72,8 +72,8 @@ def solved(memory) -> SolvedRows:
 def new_net(memory: NeighborMemory, head: str = "simplex", backbone: str | None = None) -> CipNet:
     torch.manual_seed(0)
     return build_cip_net(
-        CipNetOptions(head=head, width=32, num_blocks=1, num_heads=2),
-        neighbors=6,
+        CipNetConfig(head=head, width=32, num_blocks=1, num_heads=2),
+        num_neighbors=6,
         coordinates=memory.points.shape[1],
         dimension=memory.features.shape[1],
         backbone=backbone,
@@ -202,7 +202,7 @@ def test_train_cip_net_refuses_labels_and_nets_that_do_not_fit(memory, solved, n
         CipNetTrainingConfig(held_out=1.0)
     with pytest.raises(InputError, match="2 solved labels are too few"):
         split_solved(solved.take(torch.arange(2)), CONFIG)
-    other = replace(INTEGRATION, neighbors=7)
+    other = replace(INTEGRATION, num_neighbors=7)
     with pytest.raises(InputError, match="takes num_neighbors=6, got 7"):
         train_cip_net(new_net(memory), memory, solved, other, CONFIG)
     with pytest.raises(InputError, match="takes num_neighbors=6, got 7"):

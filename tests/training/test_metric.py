@@ -16,7 +16,7 @@ from otad_ray.models import (
     BackboneConfig,
     MetricNet,
     MetricNetConfig,
-    ViTOptions,
+    ViTConfig,
     build_backbone,
     build_metric_net,
 )
@@ -34,7 +34,7 @@ from otad_ray.training.augmentation import CropAndFlip
 # 301 rows in batches of 64 leave 45 for the last: an odd number, for two processes.
 ROWS = 301
 METRIC = MetricTrainingConfig(epochs=3, batch_size=64, learning_rate=2e-3, augmentation="crop_flip")
-VIT = BackboneConfig(architecture="vit", num_blocks=1, vit=ViTOptions(patch_size=2, width=16, num_heads=2))
+VIT = BackboneConfig(architecture="vit", num_blocks=1, vit=ViTConfig(patch_size=2, width=16, num_heads=2))
 TRANSFORMER = TrainingConfig(
     epochs=3, batch_size=64, optimizer="adamw", learning_rate=3e-3, energy_weight=0.01, augmentation="crop_flip"
 )

@@ -1,9 +1,10 @@
-"""What a reference solver of program (16) is given and returns."""
+"""What solvers of program (16) are given and return."""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
 from otad_ray.cip.status import Status
 
@@ -14,9 +15,12 @@ class SolverUnavailableError(RuntimeError):
 
 @dataclass(frozen=True)
 class RowResult:
-    """Solution of one program: weights (K,) on the simplex and the optimal value.
+    """What a reference solver says of one program.
 
-    status is `SOLVED`, `FAILED` or `INTERRUPTED`; without a solution weights and value are None.
+    Attributes:
+        status: `SOLVED`, `FAILED` or `INTERRUPTED`.
+        weights: The multipliers (K,) of the constraints, on the simplex; None without a solution.
+        value: The optimal value; None without a solution.
     """
 
     status: Status
@@ -25,15 +29,45 @@ class RowResult:
 
 
 class RowSolver(Protocol):
-    """Minimizes `v` subject to `v >= levels_i + kappa |z - centers_i|^2` over `v` and `z`, one row at a time."""
+    """A reference solver: an object with its settings that solves one row at a time.
+
+    It minimizes `v` subject to `v >= levels_i + kappa |z - centers_i|^2` over `v` and `z`. It may have a `name`, which
+    labels are marked with; by default that is the name of its class.
+    """
 
     def __call__(self, centers: np.ndarray, levels: np.ndarray, kappa: float) -> RowResult:
-        """centers (K, D) and levels (K,), float64."""
+        """Solve one program.
+
+        Args:
+            centers: The `w_i` (K, D), float64, centered and of size one.
+            levels: The `p_i` (K,), float64, in the same unit as the value.
+            kappa: The curvature.
+
+        Returns:
+            The solution, or the status that says why there is none. Numbers never make it raise.
+        """
         ...
 
 
+@dataclass(frozen=True)
+class ProgramSolution:
+    """Solutions of B programs.
+
+    Attributes:
+        weights: On the simplex (B, K).
+        value: Optimal values (B,) without the level shift.
+        status: Values of `Status` (B,), as the solver saw it.
+        tolerance: The largest relative residual of a row that counts as solved.
+    """
+
+    weights: Tensor
+    value: Tensor
+    status: Tensor
+    tolerance: float
+
+
 def simplex_weights(multipliers: np.ndarray) -> np.ndarray | None:
-    """Multipliers as weights: clipped at zero, normalized; None where a solver returned none of use."""
+    """Return multipliers as weights, clipped at zero and normalized; None if a solver returned none of use."""
     weights = np.clip(multipliers, 0.0, None)
     total = weights.sum()
     return weights / total if np.isfinite(total) and total > 0 else None

@@ -11,7 +11,7 @@ from otad_ray.cip.status import Status
 
 @cache
 def installed_conic_solvers() -> tuple[str, ...]:
-    """Lower-case names of the installed solvers with second-order cones, less MOSEK (its own module)."""
+    """Return the lower-case names of the installed solvers with second-order cones, less MOSEK (its own module)."""
     import cvxpy
     from cvxpy.constraints import SOC
     from cvxpy.reductions.solvers.defines import SOLVER_MAP_CONIC
@@ -33,6 +33,10 @@ class ConicPrimal:
     """
 
     solver: str
+
+    @property
+    def name(self) -> str:
+        return self.solver
 
     def __call__(self, centers: np.ndarray, levels: np.ndarray, kappa: float) -> RowResult:
         import cvxpy

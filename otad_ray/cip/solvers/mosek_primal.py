@@ -100,7 +100,12 @@ def build_task(environment: Any, centers: np.ndarray, levels: np.ndarray, kappa:
 
 
 class MosekPrimal:
-    """Program (16), one task per row in the process's environment."""
+    """Program (16), one task per row in the process's environment.
+
+    After an interruption it says so of every later row, without asking: take a new one for every batch.
+    """
+
+    name = "mosek"
 
     def __init__(self) -> None:
         self._interrupted = False

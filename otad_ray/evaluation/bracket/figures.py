@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from otad_ray.evaluation.bracket.proportions import Proportion
-from otad_ray.evaluation.bracket.report import RobustnessReport
+from otad_ray.evaluation.bracket.report import Bracket
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,7 @@ _COLUMN_WIDTH = 1.4
 _BINS = 30
 
 
-def robustness_figure(report: RobustnessReport, *, norm: str, eps_unit: str, title: str) -> "Figure":
+def robustness_figure(report: Bracket, *, norm: str, eps_unit: str, title: str) -> "Figure":
     """Accuracy over finite budgets of a norm: each attack, the worst case in bold, the certified, the bracket shaded.
 
     Bars are Wilson intervals. eps_unit: the data set's, said on the axis.
@@ -141,7 +141,7 @@ def _figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _attack_curves(axes: "Axes", report: RobustnessReport, norm: str) -> None:
+def _attack_curves(axes: "Axes", report: Bracket, norm: str) -> None:
     results = [result for result in report.attacks if result.norm == norm and np.isfinite(result.eps)]
     looks = zip(cycle(_PALETTE), cycle(_MARKERS), cycle(_STYLES), strict=False)
     for (color, marker, style), attack in zip(looks, sorted({result.attack for result in results}), strict=False):

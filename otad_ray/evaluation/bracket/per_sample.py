@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from otad_ray.evaluation.bracket.proportions import mcnemar
-from otad_ray.evaluation.bracket.report import breaking_distances, worst_case
+from otad_ray.evaluation.bracket.report import breaking_distances, is_robust
 
 
 def sample_outcomes(defense: str, records: pa.Table, clean: pa.Table, norm: str, *, by_attack: bool) -> pa.Table:
@@ -24,7 +24,7 @@ def sample_outcomes(defense: str, records: pa.Table, clean: pa.Table, norm: str,
     return pa.concat_tables(_outcomes(defense, name, part, clean, norm) for name, part in parts.items())
 
 
-def outcomes_of(outcomes: pa.Table, defense: str, attack: str = "") -> pa.Table:
+def select_outcomes(outcomes: pa.Table, defense: str, attack: str = "") -> pa.Table:
     """The rows of one defense and attack, by ascending id."""
     chosen = pc.and_(pc.equal(outcomes["defense"], defense), pc.equal(outcomes["attack"], attack))
     return outcomes.filter(chosen).sort_by("id")
@@ -52,7 +52,7 @@ class Comparison:
 def compare_defenses(outcomes: pa.Table, eps: Sequence[float]) -> Iterator[Comparison]:
     """Every pair of defenses at every eps, on the samples that both have."""
     tables: Mapping[str, pa.Table] = {
-        name: outcomes_of(outcomes, name) for name in dict.fromkeys(outcomes["defense"].to_pylist())
+        name: select_outcomes(outcomes, name) for name in dict.fromkeys(outcomes["defense"].to_pylist())
     }
     for (first, ours), (second, theirs) in combinations(tables.items(), 2):
         ids = np.intersect1d(ours["id"].to_numpy(), theirs["id"].to_numpy())
@@ -60,7 +60,7 @@ def compare_defenses(outcomes: pa.Table, eps: Sequence[float]) -> Iterator[Compa
             continue
         for value in eps:
             robust = [
-                worst_case(table["breaking_distance"].to_numpy()[np.isin(table["id"].to_numpy(), ids)], value)
+                is_robust(table["breaking_distance"].to_numpy()[np.isin(table["id"].to_numpy(), ids)], value)
                 for table in (ours, theirs)
             ]
             yield Comparison(

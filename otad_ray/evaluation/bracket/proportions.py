@@ -7,10 +7,21 @@ from typing import Literal, Self
 
 import numpy as np
 
+# Chance of a difference by mere luck, below which it counts as real.
+SIGNIFICANCE = 0.01
+
 
 @dataclass(frozen=True)
 class Proportion:
-    """count of n samples: the share, value, and its 95 % Wilson interval, low to high. Without samples 0 in [0, 1]."""
+    """A share of samples; without samples it is 0, in [0, 1].
+
+    Attributes:
+        count: samples that it holds of.
+        n: all samples.
+        value: the share.
+        low: lower end of its 95 % Wilson interval.
+        high: upper end.
+    """
 
     count: int
     n: int
@@ -20,13 +31,13 @@ class Proportion:
 
     @classmethod
     def of(cls, hits: np.ndarray) -> Self:
-        """The share of true entries of hits (n,) bool."""
+        """Return the share of true entries of hits (n,) bool."""
         count, n = int(np.count_nonzero(hits)), len(hits)
         return cls(count, n, count / n if n else 0.0, *wilson_interval(count, n))
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share; (0, 1) without samples."""
+    """Return Wilson's score interval of a share; (0, 1) without samples."""
     if n == 0:
         return 0.0, 1.0
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
@@ -38,12 +49,12 @@ def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[f
 
 
 def mcnemar(a: np.ndarray, b: np.ndarray) -> float:
-    """p-value of "a and b are true equally often", for a, b (n,) bool of the same samples: exact, two-sided."""
+    """Return the p-value of "a and b are true equally often", a, b (n,) bool of the same samples: exact, two-sided."""
     return _binomial_test(*_discordant(a, b), alternative="two-sided")
 
 
 def mcnemar_less(a: np.ndarray, b: np.ndarray) -> float:
-    """p-value against "b is true less often than a", for a, b (n,) bool of the same samples: exact, one-sided."""
+    """Return the p-value against "b is true less often than a", a, b (n,) bool of the same samples: one-sided."""
     return _binomial_test(*_discordant(a, b), alternative="greater")
 
 

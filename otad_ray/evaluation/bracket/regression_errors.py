@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from otad_ray.evaluation.bracket.attack_outcomes import has_status, record_groups, rows_of
+from otad_ray.evaluation.bracket.attack_outcomes import has_status, list_groups, select_rows
 from otad_ray.evaluation.records.schema import METRIC_COLUMNS, RecordStatus
 from otad_ray.evaluation.records.verification import EPS_TOLERANCE
 
@@ -58,13 +58,13 @@ class RegressionReport:
     budgets: tuple[RegressionBudget, ...]
 
 
-def regression_report(records: pa.Table) -> RegressionReport:
+def compute_regression_report(records: pa.Table) -> RegressionReport:
     """Report from the records of one regression, of which METRIC_COLUMNS are read."""
     records = records.select(METRIC_COLUMNS)
-    groups = record_groups(records)
+    groups = list_groups(records)
     return RegressionReport(
         clean_mse=_clean_mse(records),
-        attacks=tuple(_result(rows_of(records, *group), *group) for group in groups),
+        attacks=tuple(_result(select_rows(records, *group), *group) for group in groups),
         budgets=tuple(_budget(records, norm, eps) for norm, eps in sorted({(norm, eps) for norm, _, eps in groups})),
     )
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from otad_ray.evaluation.bracket.attack_outcomes import Outcome, attack_outcomes, flags_of, has_status
+from otad_ray.evaluation.bracket.attack_outcomes import AttackOutcome, attack_outcomes, has_status, read_flags
 from otad_ray.evaluation.bracket.certified import broken_certificates, certified_samples, required_radius
 from otad_ray.evaluation.bracket.proportions import Proportion
 from otad_ray.evaluation.records.schema import METRIC_COLUMNS, RecordStatus
@@ -17,7 +17,7 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttackResult:
+class AttackSummary:
     """One attack at one budget, on the samples that it ran on.
 
     robust: right and not broken, of the samples that were evaluated.
@@ -67,7 +67,7 @@ class BudgetResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RobustnessReport:
+class Bracket:
     """A classifier under attack.
 
     standard: accuracy without an attack. attacks, budgets: ordered by norm, attack, eps and by norm, eps.
@@ -77,7 +77,7 @@ class RobustnessReport:
     """
 
     standard: Proportion
-    attacks: tuple[AttackResult, ...]
+    attacks: tuple[AttackSummary, ...]
     budgets: tuple[BudgetResult, ...]
     broken_certificates: tuple[int, ...]
     early_stop: bool
@@ -86,13 +86,13 @@ class RobustnessReport:
     relative_error: float | None
 
 
-def robustness_report(
+def compute_bracket(
     records: pa.Table,
     *,
     dimension: int,
     certificates: pa.Table | None = None,
     relative_error: float | None = None,
-) -> RobustnessReport:
+) -> Bracket:
     """Report from the records of one classifier, of which METRIC_COLUMNS are read.
 
     dimension: values of a sample. certificates: as described in `otad_ray.evaluation.bracket.certified`.
@@ -102,11 +102,11 @@ def robustness_report(
     known = ~has_status(records, RecordStatus.ATTACK_ERROR)
     ids, sample = np.unique(records["id"].to_numpy()[known], return_inverse=True)
     right = np.ones(len(ids), dtype=bool)
-    np.logical_and.at(right, sample, flags_of(records, "clean_correct")[known])
+    np.logical_and.at(right, sample, read_flags(records, "clean_correct")[known])
     lipschitz = _lipschitz(records)
     budgets = sorted({(outcome.norm, outcome.eps) for outcome in outcomes})
     distances = {norm: breaking_distances(records, norm) for norm, _ in budgets}
-    return RobustnessReport(
+    return Bracket(
         standard=Proportion.of(right),
         attacks=tuple(_attack_result(outcome) for outcome in outcomes),
         budgets=tuple(
@@ -138,27 +138,27 @@ def breaking_distances(records: pa.Table, norm: str) -> tuple[np.ndarray, np.nda
     # Without a budget, a skipped sample is broken at some distance: a finite one.
     budgets = np.minimum(rows["eps"].to_numpy(), np.finfo(np.float64).max)
     reach = np.where(has_status(rows, RecordStatus.SKIPPED), budgets, rows[norm].to_numpy())
-    reach = np.where(flags_of(rows, "broken"), reach, np.inf)
-    reach = np.where(known & ~flags_of(rows, "clean_correct"), 0.0, reach)
+    reach = np.where(read_flags(rows, "broken"), reach, np.inf)
+    reach = np.where(known & ~read_flags(rows, "clean_correct"), 0.0, reach)
     distances = np.full(len(ids), np.inf)
     np.minimum.at(distances, sample, reach)
     return ids, distances
 
 
-def worst_case(distances: np.ndarray, eps: float) -> np.ndarray:
+def is_robust(distances: np.ndarray, eps: float) -> np.ndarray:
     """(n,) bool: samples that nothing known of norm eps (1 + 1e-6) breaks; distances (n,) of `breaking_distances`."""
     return (distances > eps * (1 + EPS_TOLERANCE)) | np.isinf(distances)
 
 
 def _budget_result(
-    outcomes: list[Outcome],
+    outcomes: list[AttackOutcome],
     distances: tuple[np.ndarray, np.ndarray],
     certificates: pa.Table | None,
     dimension: int,
 ) -> BudgetResult:
     norm, eps = outcomes[0].norm, outcomes[0].eps
     ids = np.unique(np.concatenate([outcome.rows["id"].to_numpy() for outcome in outcomes]))
-    unbroken = worst_case(distances[1][np.searchsorted(distances[0], ids)], eps)
+    unbroken = is_robust(distances[1][np.searchsorted(distances[0], ids)], eps)
     failed = np.isin(ids, _ids_of(outcomes, RecordStatus.ATTACK_ERROR))
     evaluations = np.zeros(len(ids), dtype=np.int64)
     for outcome in outcomes:
@@ -176,20 +176,20 @@ def _budget_result(
     )
 
 
-def _ids_of(outcomes: list[Outcome], status: RecordStatus) -> np.ndarray:
+def _ids_of(outcomes: list[AttackOutcome], status: RecordStatus) -> np.ndarray:
     parts = [outcome.rows["id"].to_numpy()[has_status(outcome.rows, status)] for outcome in outcomes]
     return np.unique(np.concatenate(parts))
 
 
-def _attack_result(outcome: Outcome) -> AttackResult:
+def _attack_result(outcome: AttackOutcome) -> AttackSummary:
     rows = outcome.rows
     verified = has_status(rows, RecordStatus.OK)
     attacked = ~has_status(rows, RecordStatus.ATTACK_ERROR) & ~has_status(rows, RecordStatus.SKIPPED)
-    lengths, success = rows[outcome.norm].to_numpy(), flags_of(rows, "success")
+    lengths, success = rows[outcome.norm].to_numpy(), read_flags(rows, "success")
     queries, gradients = (rows[name].to_numpy()[attacked] for name in ("queries", "gradient_queries"))
     zero_gradients = rows["zero_gradient_share"].to_numpy()
     lipschitz = _lipschitz(rows)
-    return AttackResult(
+    return AttackSummary(
         attack=outcome.attack,
         norm=outcome.norm,
         eps=outcome.eps,

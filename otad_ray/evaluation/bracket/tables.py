@@ -1,6 +1,6 @@
 """A sweep's results as text for people, and as entries in RobustBench's format."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from math import isclose, isfinite
 from typing import Any
@@ -8,15 +8,14 @@ from typing import Any
 from otad_ray.errors import InputError
 from otad_ray.evaluation.bracket.proportions import Proportion
 from otad_ray.evaluation.bracket.regression_errors import RegressionReport
-from otad_ray.evaluation.bracket.report import BudgetResult, RobustnessReport
-from otad_ray.evaluation.flags.flag import Flag
+from otad_ray.evaluation.bracket.report import Bracket, BudgetResult
 
 _THREAT_MODELS = {"l2": "L2", "linf": "Linf"}
 _NONE = "-"
 
 
-def report_table(name: str, report: RobustnessReport, flags: Iterable[Flag], *, norm: str, eps_unit: str) -> str:
-    """Plain text, a row per budget of a norm, in percent; then notes, and the flags as they are ordered.
+def bracket_table(name: str, report: Bracket, *, norm: str, eps_unit: str) -> str:
+    """Return plain text with a row per budget of a norm, in percent, and notes.
 
     Attacks that ran on fewer samples than the worst case are marked with `*`, their numbers of samples in a note.
     """
@@ -27,19 +26,19 @@ def report_table(name: str, report: RobustnessReport, flags: Iterable[Flag], *, 
     rows = [
         [
             f"{budget.eps:g}",
-            _percent(report.standard),
-            _percent(budget.certified),
-            f"{_percent(budget.worst_case)} [{_number(budget.worst_case.low)}, {_number(budget.worst_case.high)}]",
-            *(_marked(shares.get((attack, budget.eps)), budget) for attack in attacks),
+            _format_percent(report.standard),
+            _format_percent(budget.certified),
+            _format_interval(budget.worst_case),
+            *(_format_marked(shares.get((attack, budget.eps)), budget) for attack in attacks),
         ]
         for budget in budgets
     ]
     title = f"{name}: accuracy in % under {norm} perturbations, eps: {eps_unit}"
-    return "\n".join([title, *_aligned([header, *rows]), *_notes(report, budgets, norm), *_flag_lines(flags)])
+    return "\n".join([title, *_align([header, *rows]), *_write_notes(report, budgets, norm)])
 
 
-def regression_table(name: str, report: RegressionReport, flags: Iterable[Flag], *, norm: str, eps_unit: str) -> str:
-    """Plain text, a row per attack and budget of a norm; then the flags."""
+def regression_table(name: str, report: RegressionReport, *, norm: str, eps_unit: str) -> str:
+    """Return plain text with a row per attack and budget of a norm."""
     clean = _NONE if report.clean_mse is None else f"{report.clean_mse:.4f}"
     rows = [["eps", "attack", "n", "MSE", "E", "SMAPE"]]
     for result in report.attacks:
@@ -51,11 +50,11 @@ def regression_table(name: str, report: RegressionReport, flags: Iterable[Flag],
         if budget.norm == norm and budget.worst_mse is not None:
             rows.append([f"{budget.eps:g}", "worst case", str(budget.n), f"{budget.worst_mse:.4f}", _NONE, _NONE])
     title = f"{name}: errors under {norm} perturbations, eps: {eps_unit}; clean MSE {clean}"
-    return "\n".join([title, *_aligned(rows), *_flag_lines(flags)])
+    return "\n".join([title, *_align(rows)])
 
 
 def robustbench_entry(
-    report: RobustnessReport,
+    report: Bracket,
     *,
     name: str,
     dataset: str,
@@ -66,7 +65,7 @@ def robustbench_entry(
     footnote: str | None = None,
     unreliable: bool = False,
 ) -> dict[str, Any]:
-    """The content of RobustBench's `model_info/<dataset>/<threat_model>/<name>.json` for a norm and budget.
+    """Return the content of RobustBench's `model_info/<dataset>/<threat_model>/<name>.json` for a norm and budget.
 
     RobustBench's own fields: eps and accuracies are strings, accuracies in percent with two decimals ("83.68"), eps of
     images as a fraction ("8/255"); autoattack_acc is that of the attack called `autoattack`, null unless it ran on all;
@@ -82,7 +81,7 @@ def robustbench_entry(
         known = ", ".join(f"{found.norm} {found.eps:g}" for found in report.budgets)
         raise InputError(f"no result at {norm} eps {eps:g}; there are: {known}")
     shares = {(result.attack, result.norm, result.eps): result.robust for result in report.attacks}
-    worst = _percent(budget.worst_case, 2)
+    worst = _format_percent(budget.worst_case, 2)
     by_autoattack = shares.get((autoattack, norm, eps))
     return {
         "link": None,
@@ -94,9 +93,9 @@ def robustbench_entry(
         "venue": None,
         "architecture": architecture,
         "eps": eps_text(eps),
-        "clean_acc": _percent(report.standard, 2),
+        "clean_acc": _format_percent(report.standard, 2),
         "reported": worst,
-        "autoattack_acc": _percent(by_autoattack, 2)
+        "autoattack_acc": _format_percent(by_autoattack, 2)
         if by_autoattack and by_autoattack.n == budget.worst_case.n
         else None,
         "external": worst,
@@ -104,13 +103,13 @@ def robustbench_entry(
         "unreliable": unreliable,
         "threat_model": _THREAT_MODELS[norm],
         "num_samples": budget.worst_case.n,
-        "worst_case_interval": [_number(budget.worst_case.low, 2), _number(budget.worst_case.high, 2)],
-        "certified_acc": None if budget.certified is None else _percent(budget.certified, 2),
+        "worst_case_interval": [_format_number(budget.worst_case.low, 2), _format_number(budget.worst_case.high, 2)],
+        "certified_acc": None if budget.certified is None else _format_percent(budget.certified, 2),
     }
 
 
 def eps_text(eps: float) -> str:
-    """eps as RobustBench writes it: "8/255" for a budget of whole pixel steps, else a decimal."""
+    """Return eps as RobustBench writes it: "8/255" for a budget of whole pixel steps, else a decimal."""
     if not isfinite(eps):
         return f"{eps:g}"
     steps = round(255 * eps)
@@ -119,24 +118,29 @@ def eps_text(eps: float) -> str:
     return f"{steps}/255" if is_steps else f"{eps:g}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
-def _number(share: float, digits: int = 1) -> str:
+def _format_number(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}"
 
 
-def _percent(share: Proportion | None, digits: int = 1) -> str:
-    return _NONE if share is None or not share.n else _number(share.value, digits)
+def _format_percent(share: Proportion | None, digits: int = 1) -> str:
+    return _NONE if share is None or not share.n else _format_number(share.value, digits)
 
 
-def _marked(share: Proportion | None, budget: BudgetResult) -> str:
-    return _percent(share) + ("*" if share is not None and share.n < budget.worst_case.n else "")
+def _format_interval(share: Proportion) -> str:
+    """Return a share in percent with its interval."""
+    return f"{_format_percent(share)} [{_format_number(share.low)}, {_format_number(share.high)}]"
 
 
-def _notes(report: RobustnessReport, budgets: Sequence[BudgetResult], norm: str) -> list[str]:
+def _format_marked(share: Proportion | None, budget: BudgetResult) -> str:
+    return _format_percent(share) + ("*" if share is not None and share.n < budget.worst_case.n else "")
+
+
+def _write_notes(report: Bracket, budgets: Sequence[BudgetResult], norm: str) -> list[str]:
     sizes = sorted({budget.worst_case.n for budget in budgets})
     notes = [f"  n = {' to '.join(map(str, sorted({sizes[0], sizes[-1]})))}" if sizes else "  no results"]
     for budget in budgets:
@@ -146,7 +150,7 @@ def _notes(report: RobustnessReport, budgets: Sequence[BudgetResult], norm: str)
             if (result.norm, result.eps) == (norm, budget.eps) and result.robust.n < budget.worst_case.n
         ]
         if fewer:
-            common = f"; where all ran, n = {budget.common.n}: worst case {_percent(budget.common)}"
+            common = f"; where all ran, n = {budget.common.n}: worst case {_format_percent(budget.common)}"
             notes.append(f"  * eps {budget.eps:g}: n of {', '.join(fewer)}{common}")
         if budget.unevaluated:
             notes.append(
@@ -157,7 +161,3 @@ def _notes(report: RobustnessReport, budgets: Sequence[BudgetResult], norm: str)
     if report.early_stop:
         notes.append("  each attack was spared what another had broken: its column contains the others'")
     return notes
-
-
-def _flag_lines(flags: Iterable[Flag]) -> list[str]:
-    return [f"  {flag.severity.upper()} {flag.name}: {flag.message}" for flag in flags]

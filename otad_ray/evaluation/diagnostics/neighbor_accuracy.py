@@ -9,7 +9,7 @@ from otad_ray.models import MetricNet
 _BATCH = 256
 
 
-def neighbor_accuracy(net: MetricNet, known: Batch, asked: Batch, *, neighbors: int) -> dict[str, float]:
+def neighbor_accuracy(net: MetricNet, known: Batch, asked: Batch, *, num_neighbors: int) -> dict[str, float]:
     """Accuracy of a vote among the K nearest known rows, of the rows asked for: fractions by name.
 
     neighbor_accuracy: nearest by the net's keys; neighbor_accuracy_inputs: by the inputs themselves.
@@ -23,7 +23,7 @@ def neighbor_accuracy(net: MetricNet, known: Batch, asked: Batch, *, neighbors: 
         return torch.cat([net(batch.to(device)).cpu() for batch in inputs.split(_BATCH)])
 
     def accuracy(fitted: Tensor, queries: Tensor) -> float:
-        vote = KNeighborsClassifier(neighbors, algorithm="brute").fit(fitted.numpy(), known.y.numpy())
+        vote = KNeighborsClassifier(num_neighbors, algorithm="brute").fit(fitted.numpy(), known.y.numpy())
         return float(vote.score(queries.numpy(), asked.y.numpy()))
 
     return {

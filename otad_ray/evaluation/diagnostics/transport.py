@@ -19,7 +19,7 @@ _ASCENT_STEPS = 10
 
 
 def transport_diagnostics(
-    backbone: Backbone, coordinates: Tensor, *, neighbors: int, regularity: Regularity
+    backbone: Backbone, coordinates: Tensor, *, num_neighbors: int, regularity: Regularity
 ) -> dict[str, float]:
     """Measures of the map `x -> R(x)` on a seeded sample of points, given by their coordinates (N, d), by name.
 
@@ -35,8 +35,8 @@ def transport_diagnostics(
 
     Raises InputError for too few points to have so many neighbors.
     """
-    if len(coordinates) <= neighbors:
-        raise InputError(f"neighbors must be at most {len(coordinates) - 1}, the other points, got {neighbors}")
+    if len(coordinates) <= num_neighbors:
+        raise InputError(f"neighbors must be at most {len(coordinates) - 1}, the other points, got {num_neighbors}")
     order = torch.randperm(len(coordinates), generator=torch.Generator().manual_seed(_SEED))
     rows = order[:_SAMPLE].sort().values
     located = coordinates[rows].to(next(backbone.parameters()).device)
@@ -44,7 +44,7 @@ def transport_diagnostics(
     # A transformer takes a hundred times as long.
     followed = slice(0, _SAMPLE if backbone.point_space is None else _SAMPLE // 10)
     quotients = _local_lipschitz(backbone, located[followed], features[followed])
-    satisfied, relaxations = _convexity(backbone, coordinates, rows, neighbors, regularity)
+    satisfied, relaxations = _convexity(backbone, coordinates, rows, num_neighbors, regularity)
     return {
         "transport_energy": float(energy.double().mean()),
         "transport_cost": float((sample - features).double().square().sum(1).mean()),
@@ -81,11 +81,11 @@ def _assignment_cost(points: Tensor, features: Tensor) -> float:
 
 
 def _convexity(
-    backbone: Backbone, coordinates: Tensor, rows: Tensor, neighbors: int, regularity: Regularity
+    backbone: Backbone, coordinates: Tensor, rows: Tensor, num_neighbors: int, regularity: Regularity
 ) -> tuple[float, float]:
-    near = nearest_others(coordinates, rows, neighbors)
+    near = nearest_others(coordinates, rows, num_neighbors)
     found: list[Potentials] = []
-    for batch in near.split(_batch(backbone, neighbors)):
+    for batch in near.split(_batch(backbone, num_neighbors)):
         neighborhood = backbone.points_of(coordinates[batch].to(next(backbone.parameters()).device))
         with torch.no_grad():
             features = backbone.features(neighborhood.flatten(0, 1)).view_as(neighborhood)

@@ -1,25 +1,34 @@
-"""What a sweep's numbers cannot be trusted for, as data."""
+"""A flag: one reason for which a sweep's numbers cannot be trusted, and the evidence that checks look at."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, get_args
 
 import pyarrow as pa
 
+from otad_ray.attacks import AttackKind
 from otad_ray.errors import InputError
-from otad_ray.evaluation.bracket.attack_outcomes import Outcome, attack_outcomes, has_status
+from otad_ray.evaluation.bracket.attack_outcomes import AttackOutcome, attack_outcomes, has_status
 from otad_ray.evaluation.records.schema import RecordStatus
 
 Severity = Literal["grave", "warning", "info"]
-# gradient: iterative, with gradients of any kind. one_step: with one gradient. noise: blind to the defense. surrogate:
-# with gradients of something else, such as another net or distances to training points. ensemble: of several kinds.
-AttackKind = Literal["gradient", "one_step", "black_box", "surrogate", "ensemble", "noise"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flag:
-    """One finding. value: what was measured, threshold: what it was held against. None: of no one attack or budget."""
+    """One finding.
+
+    Attributes:
+        name: what was found.
+        severity: grave if the numbers are wrong or mean nothing, warning if they may be, info if a check was left out.
+        message: the finding in words.
+        attack: the attack that it is about; None for no single one.
+        norm: the norm that it is about; None for no single one.
+        eps: the budget that it is about; None for no single one.
+        value: what was measured.
+        threshold: what the value was compared with.
+    """
 
     name: str
     severity: Severity
@@ -31,10 +40,10 @@ class Flag:
     threshold: float | None = None
 
 
-def flag_at(
-    outcome: Outcome, *, name: str, severity: Severity, message: str, value: float | None, threshold: float
+def make_flag(
+    outcome: AttackOutcome, *, name: str, severity: Severity, message: str, value: float | None, threshold: float
 ) -> Flag:
-    """A finding on one attack at one budget."""
+    """Return a finding on one attack at one budget."""
     return Flag(
         name=name,
         severity=severity,
@@ -79,11 +88,11 @@ class Evidence:
         return pa.types.is_floating(self.records["label"].type)
 
     @cached_property
-    def outcomes(self) -> tuple[Outcome, ...]:
+    def outcomes(self) -> tuple[AttackOutcome, ...]:
         return attack_outcomes(self.records)
 
     @cached_property
-    def net_outcomes(self) -> tuple[Outcome, ...]:
+    def net_outcomes(self) -> tuple[AttackOutcome, ...]:
         return () if self.net_records is None else attack_outcomes(self.net_records)
 
     @property
@@ -91,10 +100,15 @@ class Evidence:
         """Whether samples were skipped once broken: then an attack's records are not its own doing."""
         return bool(has_status(self.records, RecordStatus.SKIPPED).any())
 
-    def of_kind(self, kind: AttackKind) -> list[Outcome]:
+    def of_kind(self, kind: AttackKind) -> list[AttackOutcome]:
         return [outcome for outcome in self.outcomes if self.kinds[outcome.attack] == kind]
 
 
-def place(outcome: Outcome) -> str:
-    """The attack and its budget, for messages."""
+def describe_place(outcome: AttackOutcome) -> str:
+    """Return the attack and its budget, for messages."""
     return f"{outcome.attack} at {outcome.norm} eps {outcome.eps:g}"
+
+
+def format_flags(flags: Iterable[Flag]) -> list[str]:
+    """Return a line for each flag, for tables."""
+    return [f"  {flag.severity.upper()} {flag.name}: {flag.message}" for flag in flags]

@@ -8,14 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from otad_ray.evaluation.bracket.attack_outcomes import flags_of, has_status, shared
+from otad_ray.evaluation.bracket.attack_outcomes import find_shared, has_status, read_flags
 from otad_ray.evaluation.bracket.certified import broken_certificates, certified_samples, required_radius
-from otad_ray.evaluation.bracket.proportions import mcnemar_less
-from otad_ray.evaluation.bracket.report import breaking_distances, worst_case
-from otad_ray.evaluation.flags.flag import Evidence, Flag, flag_at, place
+from otad_ray.evaluation.bracket.proportions import SIGNIFICANCE, mcnemar_less
+from otad_ray.evaluation.bracket.report import breaking_distances, is_robust
+from otad_ray.evaluation.flags.flag import Evidence, Flag, describe_place, make_flag
 from otad_ray.evaluation.records.schema import RecordStatus
 
-SIGNIFICANCE = 0.01
 _ZERO_GRADIENT_SHARE = 0.5
 _UNBOUNDED_ROBUST = 0.05
 _NAMED_IDS = 10
@@ -30,7 +29,7 @@ def broken_certificate(evidence: Evidence) -> Iterator[Flag]:
             severity="grave",
             value=len(ids),
             threshold=0,
-            message=f"{len(ids)} certificates are refuted by examples inside their balls; ids {_named(ids)}",
+            message=f"{len(ids)} certificates are refuted by examples inside their balls; ids {_list_ids(ids)}",
         )
 
 
@@ -53,7 +52,7 @@ def unsolved_rows(evidence: Evidence) -> Iterator[Flag]:
 
 def repeated_evaluations(evidence: Evidence) -> Iterator[Flag]:
     """A defense whose answers are random: robust accuracy then needs the expectation over its randomness."""
-    differs = int(flags_of(evidence.records, "repeat_differs").sum())
+    differs = int(read_flags(evidence.records, "repeat_differs").sum())
     if differs:
         yield Flag(
             name="repeat_differs",
@@ -73,13 +72,13 @@ def zero_gradients(evidence: Evidence) -> Iterator[Flag]:
         share = float(shares.mean()) if len(shares) else 0.0
         found = worst.get((outcome.norm, outcome.attack))
         if share > _ZERO_GRADIENT_SHARE and (found is None or share > (found.value or 0.0)):
-            worst[outcome.norm, outcome.attack] = flag_at(
+            worst[outcome.norm, outcome.attack] = make_flag(
                 outcome,
                 name="zero_gradients",
                 severity="warning",
                 value=share,
                 threshold=_ZERO_GRADIENT_SHARE,
-                message=f"{share:.0%} of the gradients of {place(outcome)} are zero",
+                message=f"{share:.0%} of the gradients of {describe_place(outcome)} are zero",
             )
     yield from worst.values()
 
@@ -89,17 +88,17 @@ def rising_curve(evidence: Evidence) -> Iterator[Flag]:
     for smaller, larger in pairwise(evidence.outcomes):
         if (smaller.norm, smaller.attack) != (larger.norm, larger.attack):
             continue
-        ours, theirs = shared(smaller, larger)
+        ours, theirs = find_shared(smaller, larger)
         before, after = smaller.robust[ours], larger.robust[theirs]
         p_value = mcnemar_less(after, before)
         if p_value < SIGNIFICANCE:
-            yield flag_at(
+            yield make_flag(
                 larger,
                 name="rising_curve",
                 severity="warning",
                 value=p_value,
                 threshold=SIGNIFICANCE,
-                message=f"{place(larger)} leaves {after.sum()} of {len(after)} samples robust, "
+                message=f"{describe_place(larger)} leaves {after.sum()} of {len(after)} samples robust, "
                 f"at eps {smaller.eps:g} only {before.sum()}",
             )
 
@@ -109,13 +108,13 @@ def zero_budget(evidence: Evidence) -> Iterator[Flag]:
     for outcome in evidence.outcomes:
         changed = int((outcome.right != outcome.robust).sum())
         if outcome.eps == 0 and changed:
-            yield flag_at(
+            yield make_flag(
                 outcome,
                 name="eps_zero_differs",
                 severity="grave",
                 value=changed,
                 threshold=0,
-                message=f"{place(outcome)} breaks {changed} samples that are right without an attack",
+                message=f"{describe_place(outcome)} breaks {changed} samples that are right without an attack",
             )
 
 
@@ -141,7 +140,7 @@ def clean_differs(evidence: Evidence) -> Iterator[Flag]:
             value=len(changed),
             threshold=0,
             message=f"{len(changed)} samples are predicted differently without an attack in different records; "
-            f"ids {_named(changed)}",
+            f"ids {_list_ids(changed)}",
         )
 
 
@@ -155,7 +154,7 @@ def crossed_bracket(evidence: Evidence) -> Iterator[Flag]:
     for eps in sorted({outcome.eps for outcome in evidence.outcomes if outcome.norm == "l2" and outcome.eps > 0}):
         # The radius at l2 does not depend on the dimension.
         certified = certified_samples(evidence.certificates, ids, required_radius(eps, "l2", 1))
-        crossed = ids[certified & ~worst_case(distances, eps) & ~np.isin(ids, excused)]
+        crossed = ids[certified & ~is_robust(distances, eps) & ~np.isin(ids, excused)]
         if len(crossed):
             yield Flag(
                 name="crossed_bracket",
@@ -164,7 +163,7 @@ def crossed_bracket(evidence: Evidence) -> Iterator[Flag]:
                 eps=eps,
                 value=len(crossed),
                 threshold=0,
-                message=f"{len(crossed)} samples are certified and broken at l2 eps {eps:g}; ids {_named(crossed)}",
+                message=f"{len(crossed)} samples are certified and broken at l2 eps {eps:g}; ids {_list_ids(crossed)}",
             )
 
 
@@ -181,7 +180,7 @@ def unbounded_budget(evidence: Evidence) -> Iterator[Flag]:
         attacked = [outcome.ids for outcome in of_norm if outcome.eps == largest]
         ids, distances = breaking_distances(evidence.records, norm)
         distances = distances[np.isin(ids, np.concatenate(attacked))]
-        robust = float(worst_case(distances, largest).mean()) if len(distances) else 0.0
+        robust = float(is_robust(distances, largest).mean()) if len(distances) else 0.0
         if robust > _UNBOUNDED_ROBUST:
             yield Flag(
                 name="robust_when_unbounded",
@@ -194,7 +193,7 @@ def unbounded_budget(evidence: Evidence) -> Iterator[Flag]:
             )
 
 
-def _named(ids: Sequence[int] | np.ndarray) -> str:
+def _list_ids(ids: Sequence[int] | np.ndarray) -> str:
     return ", ".join(str(int(sample)) for sample in ids[:_NAMED_IDS]) + (", ..." if len(ids) > _NAMED_IDS else "")
 
 

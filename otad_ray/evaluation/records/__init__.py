@@ -1,1 +1,1 @@
-"""Records: one row per sample, of attacks, of clean passes and of evaluations."""
+"""Records: one row per sample, of attacks, of samples as they are, and of evaluations."""

@@ -1,5 +1,6 @@
 """Attack records: one row per sample, attack and budget, verified afresh by the real defense."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -7,20 +8,21 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from otad_ray.attacks import Attack, AttackResult, Budget, Streams
 from otad_ray.cip import Status
+from otad_ray.data import Batch
+from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 from otad_ray.evaluation.records.schema import RecordStatus, record_schema, record_table
-from otad_ray.evaluation.records.standard import NO_PREDICTION
 from otad_ray.evaluation.records.verification import (
-    Norm,
     Outputs,
-    defense_outputs,
+    ask_defense,
     keeps_to_budget,
     perturbation_norms,
     repeat_differs,
 )
 
-# Of a sample and the defense, whatever the attack.
+# Columns of a sample and the defense, whatever the attack.
 _CLEAN_COLUMNS = (
     "id",
     "cohort",
@@ -31,98 +33,131 @@ _CLEAN_COLUMNS = (
     "clean_solver_status",
     "clean_relaxations",
 )
-# What `skipped_records` reads of earlier ones.
+# The columns of earlier records that `skipped_records` reads.
 SKIPPED_COLUMNS = (*_CLEAN_COLUMNS, "broken")
-# Of the solver, those that are recorded for the clean input too.
+# The solver's columns that are recorded for the clean input too.
 _CLEAN_SOLVER = ("solver_status", "relaxations")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackRun:
+    """An attack under its name, with a budget and a seed: what all records of a run share.
+
+    Attributes:
+        name: the attack's name in records.
+        budget: what it may change.
+        seed: of its random streams.
+    """
+
+    name: str
+    budget: Budget
+    seed: int
+
+    def draw_streams(self, ids: Tensor) -> Streams:
+        """Return the random streams of samples with ids (B,): they depend on nothing but the sample and the run."""
+        return Streams.of(self.seed, ids.tolist(), self.name, self.budget.norm, self.budget.eps)
+
+    @property
+    def columns(self) -> dict[str, Any]:
+        """The run's own columns."""
+        return {"attack": self.name, "norm": self.budget.norm, "eps": self.budget.eps, "seed": self.seed}
+
+
+def record_attack(
+    defense: nn.Module,
+    batch: Batch,
+    attack: Attack,
+    run: AttackRun,
+    *,
+    cohort: int = 0,
+    surrogate: MemoryDefense | None = None,
+) -> pa.Table:
+    """Attack samples, and verify what was found.
+
+    Args:
+        defense: inputs (B, *shape) to logits (B, C).
+        batch: ids (B,), samples (B, *shape) and labels (B,).
+        attack: the attack.
+        run: its name, budget and seed.
+        cohort: number of the samples' cohort.
+        surrogate: a defense whose net and training points the attacker knows; None for the defense itself.
+
+    Returns:
+        One record per sample, with the columns of `record_schema`.
+
+    Raises:
+        InputError: for inputs, labels or budgets that cannot be attacked. Whatever the defense raises goes through.
+    """
+    streams = run.draw_streams(batch.ids)
+    result = attack(defense, batch.x, batch.y, run.budget, streams, surrogate=surrogate)
+    return attack_records(defense, batch, result, run, cohort=cohort)
 
 
 @torch.no_grad()
 def attack_records(
-    defense: nn.Module,
-    ids: Tensor,
-    x: Tensor,
-    y: Tensor,
-    x_adv: Tensor,
-    *,
-    attack: str,
-    norm: Norm,
-    eps: float,
-    bounds: tuple[float, float] | None,
-    seed: int,
-    queries: Tensor,
-    gradient_queries: Tensor,
-    zero_gradient_share: Tensor,
-    cohort: int,
+    defense: nn.Module, batch: Batch, result: AttackResult, run: AttackRun, *, cohort: int = 0
 ) -> pa.Table:
-    """Records of examples x_adv (B, *shape) for samples x (B, *shape), ids (B,) and labels y (B,); all verified here.
+    """Verify examples, and return their records.
 
-    y: float in regression. eps: budget in the norm; inf for an attack without one. bounds: of inputs, or None.
-    queries, gradient_queries, zero_gradient_share (B,): what the attack reports of itself.
+    Args:
+        defense: the defense that was attacked.
+        batch: ids (B,), samples (B, *shape) and labels (B,); float labels are those of a regression.
+        result: the examples, and what the attack reports of itself.
+        run: the attack's name, budget and seed.
+        cohort: number of the samples' cohort.
+
+    Returns:
+        One record per sample, with the columns of `record_schema`.
     """
+    x, x_adv = batch.x, result.x_adv
     norms = perturbation_norms(x, x_adv)
-    valid = keeps_to_budget(x_adv, norms[norm], eps=eps, bounds=bounds)
+    valid = keeps_to_budget(x_adv, norms[run.budget.norm], run.budget)
     judged = torch.where(valid.view(-1, *[1] * (x.dim() - 1)), x_adv, x)
-    clean, attacked = defense_outputs(defense, x), defense_outputs(defense, judged)
+    clean, attacked = ask_defense(defense, x), ask_defense(defense, judged)
     columns: dict[str, Any] = {
-        "id": ids,
+        "id": batch.ids,
         "cohort": cohort,
-        "label": y,
-        "attack": attack,
-        "norm": norm,
-        "eps": eps,
-        "seed": seed,
+        "label": batch.y,
+        **run.columns,
         **{str(name): values for name, values in norms.items()},
-        "queries": queries,
-        "gradient_queries": gradient_queries,
-        "zero_gradient_share": zero_gradient_share,
+        "queries": result.queries,
+        "gradient_queries": result.gradient_queries,
+        "zero_gradient_share": result.zero_gradient_share,
         "repeat_differs": repeat_differs(defense, judged, attacked.logits),
         "error": "",
         "x_adv": x_adv,
-        **_verdict(clean, attacked, y.to(x.device), valid),
-        **{f"clean_{name}": values for name, values in _solver_columns(clean).items() if name in _CLEAN_SOLVER},
-        **_solver_columns(attacked),
+        **_judge(clean, attacked, batch.y.to(x.device), valid),
+        **{f"clean_{name}": values for name, values in _read_solver(clean).items() if name in _CLEAN_SOLVER},
+        **_read_solver(attacked),
     }
-    schema = record_schema(regression=y.is_floating_point())
-    return record_table(columns, schema, len(ids))
+    return record_table(columns, record_schema(regression=batch.y.is_floating_point()), len(batch.ids))
 
 
-def failed_records(
-    ids: Tensor,
-    y: Tensor,
-    *,
-    attack: str,
-    norm: Norm,
-    eps: float,
-    seed: int,
-    cohort: int,
-    error: str,
-) -> pa.Table:
-    """Records of samples, ids (B,) and labels y (B,), on which the attack or the defense raised `error`."""
+def failed_records(batch: Batch, run: AttackRun, *, cohort: int, error: str) -> pa.Table:
+    """Return the records of samples on which the attack or the defense raised `error`."""
     columns = {
-        "id": ids,
+        "id": batch.ids,
         "cohort": cohort,
-        "label": y,
-        "attack": attack,
-        "norm": norm,
-        "eps": eps,
-        "seed": seed,
+        "label": batch.y,
+        **run.columns,
         "status": RecordStatus.ATTACK_ERROR.value,
         "error": error,
     }
-    return record_table(columns, record_schema(regression=y.is_floating_point()), len(ids))
+    return record_table(columns, record_schema(regression=batch.y.is_floating_point()), len(batch.ids))
 
 
-def skipped_records(earlier: pa.Table, *, attack: str, norm: Norm, eps: float, seed: int) -> pa.Table:
-    """Records of samples that an attack was spared, because `earlier`, the records of another, found them broken."""
+def skipped_records(earlier: pa.Table, run: AttackRun) -> pa.Table:
+    """Return the records of samples that an attack was spared, because another one broke them.
+
+    Args:
+        earlier: records of the other attack, with SKIPPED_COLUMNS, of broken samples alone.
+        run: the attack that was spared.
+    """
     if not all(earlier["broken"].to_pylist()):
-        raise InputError("samples may only be skipped where an earlier attack broke them; give those rows alone")
+        raise InputError("samples may only be skipped if an earlier attack broke them; give those rows alone")
     columns: dict[str, Any] = {name: earlier[name].combine_chunks() for name in _CLEAN_COLUMNS}
     columns |= {
-        "attack": attack,
-        "norm": norm,
-        "eps": eps,
-        "seed": seed,
+        **run.columns,
         "success": False,
         "broken": True,
         "queries": 0,
@@ -134,37 +169,28 @@ def skipped_records(earlier: pa.Table, *, attack: str, norm: Norm, eps: float, s
     return record_table(columns, schema, len(earlier))
 
 
-def _verdict(clean: Outputs, attacked: Outputs, y: Tensor, valid: Tensor) -> dict[str, Any]:
-    """Columns of logits, predictions, and what they say of the sample."""
-    answered = {"clean_": clean.solved & clean.finite, "": attacked.solved & attacked.finite}
-    predictions = {
-        "clean_": _prediction(clean.logits, answered["clean_"], y),
-        "": _prediction(attacked.logits, answered[""], y),
-    }
+def _judge(clean: Outputs, attacked: Outputs, y: Tensor, valid: Tensor) -> dict[str, Any]:
+    """Return the columns of logits and predictions, and what they say of the samples."""
+    regression = y.is_floating_point()
+    predicted = {"clean_": clean.predict(regression=regression), "": attacked.predict(regression=regression)}
     columns: dict[str, Any] = {
         "clean_logits": clean.logits,
         "logits": attacked.logits,
-        **{f"{prefix}prediction": values for prefix, values in predictions.items()},
-        "status": _statuses(attacked, valid),
-        "feature_distance": _feature_distance(clean, attacked, answered["clean_"] & answered[""] & valid),
+        **{f"{prefix}prediction": values for prefix, values in predicted.items()},
+        "status": _list_statuses(attacked, valid),
+        "feature_distance": _measure_feature_distance(clean, attacked, clean.answered & attacked.answered & valid),
     }
-    if y.is_floating_point():
-        return columns | {"broken": ~answered["clean_"] | (valid & ~answered[""])}
-    clean_correct, correct = predictions["clean_"] == y, predictions[""] == y
+    if regression:
+        return columns | {"broken": ~clean.answered | (valid & ~attacked.answered)}
+    clean_correct, correct = predicted["clean_"] == y, predicted[""] == y
     return columns | {
         "clean_correct": clean_correct,
-        "success": clean_correct & ~correct & valid & answered[""],
+        "success": clean_correct & ~correct & valid & attacked.answered,
         "broken": ~clean_correct | (valid & ~correct),
     }
 
 
-def _prediction(logits: Tensor, answered: Tensor, y: Tensor) -> Tensor:
-    if y.is_floating_point():
-        return logits[:, 0].double().masked_fill(~answered, torch.nan)
-    return logits.argmax(1).masked_fill(~answered, NO_PREDICTION)
-
-
-def _statuses(attacked: Outputs, valid: Tensor) -> list[str]:
+def _list_statuses(attacked: Outputs, valid: Tensor) -> list[str]:
     status = np.full(len(valid), RecordStatus.OK.value, dtype=object)
     status[~attacked.finite.cpu().numpy()] = RecordStatus.NAN_LOGITS.value
     status[~attacked.solved.cpu().numpy()] = RecordStatus.UNSOLVED.value
@@ -172,14 +198,16 @@ def _statuses(attacked: Outputs, valid: Tensor) -> list[str]:
     return status.tolist()
 
 
-def _feature_distance(clean: Outputs, attacked: Outputs, comparable: Tensor) -> Tensor:
+def _measure_feature_distance(clean: Outputs, attacked: Outputs, comparable: Tensor) -> Tensor:
+    """Return the l2 distances (B,) of features, NaN if there is none to compare."""
     if clean.feature is None or attacked.feature is None:
         return torch.full((len(comparable),), torch.nan, dtype=torch.float64)
     distance = (attacked.feature.double() - clean.feature.double()).flatten(1).norm(dim=1)
     return distance.masked_fill(~comparable, torch.nan)
 
 
-def _solver_columns(outputs: Outputs) -> dict[str, Any]:
+def _read_solver(outputs: Outputs) -> dict[str, Any]:
+    """Return the columns of the solver; "", -1 and NaN for a defense that solves nothing."""
     solution = outputs.solution
     if solution is None:
         return {"solver_status": "", "relaxations": -1, "smoothness_used": np.nan, "strong_convexity_used": np.nan}

@@ -1,18 +1,20 @@
 """What a defense answers and how it came to it, and whether an adversarial example keeps to its budget."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from otad_ray.attacks import Budget, Norm
 from otad_ray.cip import Solution, Status
 from otad_ray.defenses import Defense
 
-Norm = Literal["l2", "linf"]
 # Examples are projected in float32 and measured in float64: a norm may exceed eps by this share of it.
 EPS_TOLERANCE = 1e-6
 UNSOLVED = (Status.FAILED, Status.INTERRUPTED)
+# The class predicted for a sample without an answer: none, so never counted as right. In regression it is NaN.
+NO_PREDICTION = -1
 # Two evaluations of one input that differ by no more than float32 rounding are the same.
 _REPEAT_RTOL, _REPEAT_ATOL = 1e-5, 1e-6
 
@@ -22,13 +24,19 @@ class DetailedDefense(Protocol):
     """A defense that tells how it came to its logits, as all of `otad_ray.defenses` do."""
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Solution | None]:
-        """What `forward` returns (B, C), the feature (B, D) before the head, the solution; None where it has none."""
+        """Return what `forward` returns (B, C), the feature (B, D) before the head or None, the solution or None."""
         ...
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """logits (B, C); feature (B, D) or None; solution or None."""
+    """What a defense answered.
+
+    Attributes:
+        logits: (B, C).
+        feature: (B, D), or None.
+        solution: how the feature was solved for, or None.
+    """
 
     logits: Tensor
     feature: Tensor | None
@@ -36,20 +44,31 @@ class Outputs:
 
     @property
     def solved(self) -> Tensor:
-        """(B,) bool: whether there is an answer at all; a solver that failed or was interrupted gave none."""
+        """Whether there is an answer at all (B,), bool; a solver that failed or was interrupted gave none."""
         if self.solution is None:
             return torch.ones(len(self.logits), dtype=torch.bool, device=self.logits.device)
         return ~torch.isin(self.solution.status, self.solution.status.new_tensor([int(code) for code in UNSOLVED]))
 
     @property
     def finite(self) -> Tensor:
-        """(B,) bool: whether all logits are finite."""
+        """Whether all logits are finite (B,), bool."""
         return self.logits.isfinite().all(1)
+
+    @property
+    def answered(self) -> Tensor:
+        """Whether there is an answer that means something (B,), bool."""
+        return self.solved & self.finite
+
+    def predict(self, *, regression: bool) -> Tensor:
+        """Return predictions (B,): classes, -1 without an answer; in regression values in float64, NaN without one."""
+        if regression:
+            return self.logits[:, 0].double().masked_fill(~self.answered, torch.nan)
+        return self.logits.argmax(1).masked_fill(~self.answered, NO_PREDICTION)
 
 
 @torch.no_grad()
-def defense_outputs(defense: nn.Module, inputs: Tensor) -> Outputs:
-    """Logits of inputs (B, *shape), with the feature and the solution where the defense has them."""
+def ask_defense(defense: nn.Module, inputs: Tensor) -> Outputs:
+    """Return what a defense answers to inputs (B, *shape), with the feature and the solution if it has them."""
     # A subclass with a forward of its own is another defense: its logits are what counts.
     overridden = isinstance(defense, Defense) and type(defense).forward is not Defense.forward
     if isinstance(defense, DetailedDefense) and not overridden:
@@ -59,22 +78,28 @@ def defense_outputs(defense: nn.Module, inputs: Tensor) -> Outputs:
 
 @torch.no_grad()
 def repeat_differs(defense: nn.Module, inputs: Tensor, logits: Tensor) -> Tensor:
-    """(B,) bool: whether evaluating inputs (B, *shape) once more gives logits other than (B, C), beyond rounding."""
+    """Return whether evaluating inputs (B, *shape) once more gives other logits (B, C), beyond rounding: (B,) bool."""
     again = defense(inputs)
     return ~torch.isclose(again, logits, rtol=_REPEAT_RTOL, atol=_REPEAT_ATOL, equal_nan=True).all(1)
 
 
 def perturbation_norms(x: Tensor, x_adv: Tensor) -> dict[Norm, Tensor]:
-    """l2 and linf norms (B,) of `x_adv - x`, both (B, *shape), in float64."""
+    """Return the l2 and linf norms (B,) of `x_adv - x`, both (B, *shape), in float64."""
     step = (x_adv.double() - x.double()).flatten(1)
     return {"l2": step.norm(dim=1), "linf": step.abs().amax(1)}
 
 
-def keeps_to_budget(x_adv: Tensor, norms: Tensor, *, eps: float, bounds: tuple[float, float] | None) -> Tensor:
-    """(B,) bool: examples (B, *shape) that are finite, within the bounds, and of norm (B,) at most eps (1 + 1e-6)."""
+def keeps_to_budget(x_adv: Tensor, norms: Tensor, budget: Budget) -> Tensor:
+    """Return which examples are finite, within the bounds, and of a norm of at most eps (1 + 1e-6): (B,) bool.
+
+    Args:
+        x_adv: examples (B, *shape).
+        norms: their distances (B,) from the samples, in the budget's norm.
+        budget: what they may change.
+    """
     flat = x_adv.flatten(1)
-    valid = flat.isfinite().all(1) & (norms <= eps * (1 + EPS_TOLERANCE))
-    if bounds is not None:
-        low, high = flat.new_tensor(bounds)
+    valid = flat.isfinite().all(1) & (norms <= budget.eps * (1 + EPS_TOLERANCE))
+    if budget.bounds is not None:
+        low, high = flat.new_tensor(budget.bounds)
         valid &= ((flat >= low) & (flat <= high)).all(1)
     return valid

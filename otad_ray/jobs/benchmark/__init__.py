@@ -1,4 +1,4 @@
-"""How fast: convex integration, search, the label job and its memory, as ratios measured within one run.
+"""Measure how fast integration, search, the label job and its memory are, as ratios taken within one run.
 
 python jobs/benchmark.py                      # mnist
 python jobs/benchmark.py digits --parts search labels
@@ -71,6 +71,8 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     record = RunRecord(
         experiment=config.preset.name,
         kind="benchmark",
+        name=f"benchmark {'+'.join(config.parts)}",
+        job="benchmark",
         result={"directory": path.parent},
         params={"parts": ",".join(config.parts), "data_set": config.preset.data_set, **described},
         metrics={f"ratio_{item.name}": item.ratio for item in measurements}

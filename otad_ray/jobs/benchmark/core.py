@@ -28,7 +28,7 @@ def measure_integration(config: ActorJobConfig, workspace: Workspace) -> Iterato
     memory = ensure_memory(workspace)
     integration = config.preset.integration
     rows = torch.arange(min(_CIP_ROWS, len(memory)))
-    near, _ = memory.search(memory.keys[rows], integration.neighbors, memory.ids[rows])
+    near, _ = memory.search(memory.keys[rows], integration.num_neighbors, memory.ids[rows])
     query, points, features = memory.points[rows], memory.points[near], memory.features[near]
     if memory.point_space is not None:
         # The references know no smaller space.
@@ -45,7 +45,7 @@ def measure_neighbor_search(config: ActorJobConfig, workspace: Workspace) -> Ite
     queries = memory.keys[:: max(1, len(memory) // _QUERIES)][:_QUERIES].contiguous()
     for num_threads in sorted({1, num_cores()}):
         yield measure_search(
-            memory, queries, config.preset.integration.neighbors + 1, num_threads=num_threads, goal=_SEARCH_GOAL
+            memory, queries, config.preset.integration.num_neighbors + 1, num_threads=num_threads, goal=_SEARCH_GOAL
         )
 
 

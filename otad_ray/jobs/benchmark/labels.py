@@ -37,7 +37,7 @@ def measure_label_rates(config: ActorJobConfig, workspace: Workspace) -> Iterato
             count: _measure_rate(config, memory, replace(config.pool, num_actors=count)) for count in sorted({1, most})
         }
     with threads(cores):
-        flat = len(memory) / flat_search_seconds(memory, config.preset.integration.neighbors + 1)
+        flat = len(memory) / flat_search_seconds(memory, config.preset.integration.num_neighbors + 1)
     rows = f"{len(memory)} rows"
     note = f"{rows}, against IndexFlatL2, {cores} threads"
     yield _compare_rates("labels_against_flat", rates[most], flat, _LABELS_GOAL, note)

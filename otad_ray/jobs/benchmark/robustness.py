@@ -8,7 +8,7 @@ from typing import cast
 
 import numpy as np
 
-from otad_ray.attacks import Budget, find_attack
+from otad_ray.attacks import Budget, name_attack
 from otad_ray.benchmarks import (
     Measurement,
     measure_certificates,
@@ -81,7 +81,7 @@ def _sweep_rate(config: ActorJobConfig, workspace: Workspace, source: DefenseSou
     """Samples attacked a second, after start-up."""
     samples = _draw_samples(workspace, _SWEPT)
     budget = Budget(eps=_SWEEP_EPS, bounds=workspace.definition.bounds)
-    task = AttackTask(samples, source, _SWEEP_ATTACK, find_attack(_SWEEP_ATTACK), budget)
+    task = AttackTask(samples, source, name_attack(_SWEEP_ATTACK), budget)
     with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".benchmark-") as directory:
         output = ShardedDirectory.start(
             Path(directory), kind="attack", identity={}, rows=samples.count, rows_per_shard=COHORT_SIZE

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from otad_ray.benchmarks import Measurement, TransformerOptions, Transformers, measure_transformer, threads
+from otad_ray.benchmarks import Measurement, TransformerConfig, Transformers, measure_transformer, threads
 from otad_ray.errors import InputError
-from otad_ray.machine import num_cores
+from otad_ray.machine import job_command, num_cores
 from otad_ray.memory import NeighborMemory
 from otad_ray.options import ActorJobConfig
 from otad_ray.presets import Preset
@@ -23,7 +23,7 @@ def check_transformer(preset: Preset) -> None:
     if preset.backbone.architecture != "vit":
         raise InputError(
             f"part 'transformer' measures transformers, the backbone of preset {preset.name!r} is "
-            f"{preset.backbone.architecture!r}; run: python jobs/benchmark.py cifar10_vit --parts transformer"
+            f"{preset.backbone.architecture!r}; run: {job_command('benchmark')} cifar10_vit --parts transformer"
         )
 
 
@@ -43,7 +43,7 @@ def measure_table_ix(config: ActorJobConfig, workspace: Workspace) -> Iterator[M
 
 def _new_networks(workspace: Workspace) -> Transformers:
     preset, definition = workspace.preset, workspace.definition
-    options = TransformerOptions(
+    options = TransformerConfig(
         backbone=preset.backbone,
         metric=preset.metric if preset.has_metric else None,
         cip_net=preset.cip_net,

@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from otad_ray.attacks import AttackResult, Budget, Norm, Streams, find_attack
 from otad_ray.cip import Regularity, Status
+from otad_ray.data import Batch
 from otad_ray.defenses import OTAD, Undefended
 from otad_ray.errors import InputError
 from otad_ray.evaluation import (
     METRIC_COLUMNS,
+    AttackRun,
     attack_records,
     failed_records,
+    record_attack,
     record_schema,
     skipped_records,
 )
@@ -37,20 +41,25 @@ class Noisy(Sign):
         return super().forward(inputs) + 0.1 * torch.rand(len(inputs), 2)
 
 
-def records(defense: nn.Module, x: Tensor, y: Tensor, x_adv: Tensor, **changes) -> pa.Table:
+def records(
+    defense: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    x_adv: Tensor,
+    *,
+    norm: Norm = "l2",
+    eps: float = 1.0,
+    bounds: tuple[float, float] | None = None,
+) -> pa.Table:
     nothing = torch.zeros(len(x), dtype=torch.int64)
-    options = {
-        "attack": "planted",
-        "norm": "l2",
-        "eps": 1.0,
-        "bounds": None,
-        "seed": 3,
-        "queries": nothing + 7,
-        "gradient_queries": nothing,
-        "zero_gradient_share": torch.full((len(x),), torch.nan, dtype=torch.float64),
-        "cohort": 2,
-    }
-    return attack_records(defense, torch.arange(len(x)) + 10, x, y, x_adv, **{**options, **changes})
+    result = AttackResult(
+        x_adv=x_adv,
+        queries=nothing + 7,
+        gradient_queries=nothing,
+        zero_gradient_share=torch.full((len(x),), torch.nan, dtype=torch.float64),
+    )
+    run = AttackRun(name="planted", budget=Budget(eps=eps, norm=norm, bounds=bounds), seed=3)
+    return attack_records(defense, Batch(torch.arange(len(x)) + 10, x, y), result, run, cohort=2)
 
 
 def test_a_verdict_for_every_case() -> None:
@@ -126,17 +135,9 @@ def test_every_kind_of_record_has_the_same_schema_also_on_disk(tmp_path: Path) -
     x = torch.rand(3, 1, 2, 2)
     y = torch.ones(3, dtype=torch.int64)
     attacked = records(Sign(), x, y, x - 2.0, eps=9.0)
-    skipped = skipped_records(attacked, attack="square", norm="l2", eps=9.0, seed=0)
-    failed = failed_records(
-        torch.arange(3),
-        y,
-        attack="square",
-        norm="l2",
-        eps=1.0,
-        seed=0,
-        cohort=0,
-        error="boom",
-    )
+    run = AttackRun(name="square", budget=Budget(eps=9.0), seed=0)
+    skipped = skipped_records(attacked, run)
+    failed = failed_records(Batch(torch.arange(3), x, y), run, cohort=0, error="boom")
     whole = pa.concat_tables([attacked, skipped, failed])
     assert whole.schema == record_schema()
     pq.write_table(whole, tmp_path / "records.parquet")
@@ -146,8 +147,8 @@ def test_every_kind_of_record_has_the_same_schema_also_on_disk(tmp_path: Path) -
     assert skipped["success"].to_pylist() == [False] * 3
     assert skipped["x_adv"].null_count == failed["x_adv"].null_count == failed["broken"].null_count == 3
     assert failed["error"].to_pylist() == ["boom"] * 3
-    with pytest.raises(InputError, match="only be skipped where an earlier attack broke them"):
-        skipped_records(records(Sign(), x, y, x), attack="square", norm="l2", eps=1.0, seed=0)
+    with pytest.raises(InputError, match="only be skipped if an earlier attack broke them"):
+        skipped_records(records(Sign(), x, y, x), run)
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def otad(tmp_path: Path) -> OTAD:
         tmp_path / "memory", None, [points], [features], [torch.arange(60) % 4], [torch.arange(60)]
     )
     regularity = Regularity(strong_convexity=-0.5)
-    return OTAD(net, memory, IntegrationConfig(neighbors=5, regularity=regularity))
+    return OTAD(net, memory, IntegrationConfig(num_neighbors=5, regularity=regularity))
 
 
 def test_otad_tells_of_its_solver(otad: OTAD) -> None:
@@ -224,3 +225,16 @@ def test_the_undefended_net_and_a_users_defense_have_features(otad: OTAD) -> Non
     purified = records(Purified(net, otad.memory, otad.config), x, y, x_adv)
     np.testing.assert_allclose(np.array(purified["logits"].to_pylist()), otad(x_adv).roll(1, 1).detach(), rtol=1e-6)
     assert not any(purified["repeat_differs"].to_pylist())
+
+
+def test_an_attack_is_run_with_streams_of_its_own_name_and_budget() -> None:
+    x = torch.rand(6, 2, generator=torch.Generator().manual_seed(0))
+    batch = Batch(torch.arange(6) + 40, x, torch.ones(6, dtype=torch.int64))
+    budget = Budget(eps=0.3, bounds=(0.0, 1.0))
+    table = record_attack(Sign(), batch, find_attack("noise"), AttackRun(name="noise", budget=budget, seed=5))
+    streams = Streams.of(5, batch.ids.tolist(), "noise", "l2", 0.3)
+    expected = find_attack("noise")(Sign(), batch.x, batch.y, budget, streams)
+    np.testing.assert_array_equal(
+        np.array(table["x_adv"].to_pylist(), dtype=np.float32), expected.x_adv.flatten(1).numpy()
+    )
+    assert (table["attack"][0].as_py(), table["eps"][0].as_py(), table["seed"][0].as_py()) == ("noise", 0.3, 5)

@@ -13,16 +13,17 @@ from helpers.planted import certificates, first, rows
 from otad_ray.errors import InputError
 from otad_ray.evaluation import (
     Flag,
+    bracket_table,
+    compute_bracket,
+    compute_regression_report,
     eps_text,
     example_figure,
+    format_flags,
     radius_figure,
-    regression_report,
     regression_table,
     relaxation_figure,
-    report_table,
     robustbench_entry,
     robustness_figure,
-    robustness_report,
 )
 
 UNIT = "norm on pixels scaled to [0, 1]"
@@ -46,7 +47,7 @@ def report():
         rows("ngopt", inf, first(0), l2=np.full(100, 50.0), right=right),
     ]
     proofs = certificates(np.linspace(1.2, 0.0, 100), right=right)
-    return robustness_report(pa.concat_tables(parts), dimension=784, certificates=proofs)
+    return compute_bracket(pa.concat_tables(parts), dimension=784, certificates=proofs)
 
 
 def test_the_table(report) -> None:
@@ -54,7 +55,8 @@ def test_the_table(report) -> None:
         Flag(name="masked_gradients", severity="grave", message="square finds more"),
         Flag(name="not_checked", severity="info", message="the net was not attacked"),
     )
-    lines = report_table("otad", report, flags, norm="l2", eps_unit=UNIT).splitlines()
+    table = bracket_table("otad", report, norm="l2", eps_unit=UNIT)
+    lines = [*table.splitlines(), *format_flags(flags)]
     assert lines[0] == f"otad: accuracy in % under l2 perturbations, eps: {UNIT}"
     columns = "eps standard certified worst case [95 %] autoattack cw ngopt noise pgd"
     assert lines[1].split() == columns.split()
@@ -70,10 +72,10 @@ def test_the_table(report) -> None:
 
 def test_the_table_says_what_is_missing() -> None:
     records = rows("pgd", 1.0, first(5, 10), status=["ok"] * 7 + ["skipped", "attack_error", "unsolved"])
-    text = report_table("net", robustness_report(records, dimension=4), (), norm="l2", eps_unit=UNIT)
+    text = bracket_table("net", compute_bracket(records, dimension=4), norm="l2", eps_unit=UNIT)
     assert "1 samples had adversarial inputs that were not solved" in text
     assert "its column contains the others'" in text
-    assert "no results" in report_table("net", robustness_report(records, dimension=4), (), norm="linf", eps_unit=UNIT)
+    assert "no results" in bracket_table("net", compute_bracket(records, dimension=4), norm="linf", eps_unit=UNIT)
 
 
 def test_the_robustbench_entry(report) -> None:
@@ -111,7 +113,7 @@ def test_the_regression_table() -> None:
     nothing = pa.nulls(2, pa.bool_())
     plain = {"label": [0.0, 0.0], "clean_prediction": [1.0, 1.0], "clean_correct": nothing, "success": nothing}
     records = rows("pgd", 0.5, [1, 1], regression=True, prediction=[3.0, 1.0], **plain)
-    lines = regression_table("wine", regression_report(records), (), norm="l2", eps_unit="standard deviations")
+    lines = regression_table("wine", compute_regression_report(records), norm="l2", eps_unit="standard deviations")
     lines = lines.splitlines()
     assert lines[0].endswith("eps: standard deviations; clean MSE 1.0000")
     assert lines[2].split() == ["0.5", "pgd", "2", "5.0000", "1.0000", "0.5000"]

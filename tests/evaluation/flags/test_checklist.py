@@ -11,8 +11,10 @@ from torch import nn
 
 from helpers.planted import certificates, first, rows
 from otad_ray.artifacts import to_jsonable
+from otad_ray.attacks import AttackResult, Budget
+from otad_ray.data import Batch
 from otad_ray.errors import InputError
-from otad_ray.evaluation import Evidence, attack_records, find_flags
+from otad_ray.evaluation import AttackRun, Evidence, attack_records, find_flags
 
 KINDS = {"pgd": "gradient", "pgd2": "gradient", "fgsm": "one_step", "square": "black_box", "noise": "noise"}
 
@@ -198,22 +200,9 @@ def test_a_doubled_certificate_of_a_linear_classifier_is_refuted() -> None:
     margin = (x @ weight.T)[:, 0]
     x_adv = x - 1.01 * margin.unsqueeze(1) * weight / 25
     counts = torch.zeros(8, dtype=torch.int64)
-    records = attack_records(
-        net,
-        torch.arange(8),
-        x,
-        torch.ones(8, dtype=torch.int64),
-        x_adv,
-        attack="pgd",
-        norm="l2",
-        eps=inf,
-        bounds=None,
-        seed=0,
-        queries=counts,
-        gradient_queries=counts,
-        zero_gradient_share=counts.double(),
-        cohort=0,
-    )
+    result = AttackResult(x_adv=x_adv, queries=counts, gradient_queries=counts, zero_gradient_share=counts.double())
+    batch = Batch(torch.arange(8), x, torch.ones(8, dtype=torch.int64))
+    records = attack_records(net, batch, result, AttackRun(name="pgd", budget=Budget(eps=inf), seed=0))
     radius = (margin / 5).double().numpy()
     assert records["success"].to_pylist() == [True] * 8
     found = {scale: flags(records, certificates=certificates(scale * radius), doubled=()) for scale in (1, 2)}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from otad_ray.certification import Certificate
 from otad_ray.cip import Status
 from otad_ray.data import Batch
 from otad_ray.defenses import KNN, Undefended
@@ -37,7 +38,7 @@ def test_predictions_errors_and_radii(net: Backbone, batch: Batch, tmp_path: Pat
     )
     knn = KNN(net, memory, 3)
     radius = torch.linspace(0, 1, 5, dtype=torch.float64)
-    table = clean_records(knn, net, batch, (radius, ["", "a", "a", "b", "b"]))
+    table = clean_records(knn, batch, net=net, certificate=Certificate(radius, ["", "a", "a", "b", "b"]))
     with torch.no_grad():
         logits, features, _ = knn.forward_details(batch.x)
         errors = relative_error(net.features(batch.x.flatten(1)), features)
@@ -51,7 +52,7 @@ def test_predictions_errors_and_radii(net: Backbone, batch: Batch, tmp_path: Pat
 
 
 def test_the_net_errs_nowhere_and_is_not_certified(net: Backbone, batch: Batch) -> None:
-    table = clean_records(Undefended(net), net, batch, None)
+    table = clean_records(Undefended(net), batch, net=net)
     assert table["relative_error"].to_pylist() == [0.0] * 5
     assert table["radius"].to_pylist() == [0.0] * 5
 
@@ -63,7 +64,7 @@ def test_what_gives_no_answer_is_never_right(net: Backbone, batch: Batch) -> Non
             logits[:, 0] = torch.nan
             return logits
 
-    table = clean_records(Silent(), net, batch, None)
+    table = clean_records(Silent(), batch, net=net)
     assert table["prediction"].to_pylist() == [NO_PREDICTION] * 5
     assert not any(table["clean_correct"].to_pylist())
     assert all(math.isnan(value) for value in table["relative_error"].to_pylist())
@@ -79,6 +80,6 @@ def test_statuses_of_the_solver(net: Backbone, batch: Batch) -> None:
 
             return logits, features, Solution()
 
-    table = clean_records(Unsolved(net), net, batch, None)
+    table = clean_records(Unsolved(net), batch, net=net)
     assert table["status"].to_pylist() == [Status.FAILED.label] * 5
     assert table["prediction"].to_pylist() == [NO_PREDICTION] * 5

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from otad_ray.errors import InputError
-from otad_ray.evaluation import find_regressions
+from otad_ray.evaluation import find_worsenings
 
 N = 200
 
@@ -28,7 +28,7 @@ def outcomes(
 
 
 def compare(before: pa.Table, after: pa.Table, *, undefended: str = "net") -> list[str]:
-    found = find_regressions(before, after, eps=(1.0,), norm="l2", dimension=64, undefended=undefended)
+    found = find_worsenings(before, after, eps=(1.0,), norm="l2", dimension=64, undefended=undefended)
     return [str(regression) for regression in found]
 
 

@@ -41,7 +41,7 @@ def points() -> Tensor:
 
 
 def diagnose(matrix: Tensor, points: Tensor) -> dict[str, float]:
-    return transport_diagnostics(LinearMap(matrix), points, neighbors=6, regularity=REGULARITY)
+    return transport_diagnostics(LinearMap(matrix), points, num_neighbors=6, regularity=REGULARITY)
 
 
 def test_the_gradient_of_a_convex_function_is_optimal(points: Tensor) -> None:
@@ -82,7 +82,7 @@ def test_a_constant_map_has_lipschitz_constant_zero(points: Tensor) -> None:
 
 def test_neighborhoods_without_potentials_are_not_satisfied(points: Tensor) -> None:
     never = Regularity(smoothness=2.0, strong_convexity=0.0, max_relaxations=0)
-    found = transport_diagnostics(LinearMap(-5 * torch.eye(4)), points, neighbors=6, regularity=never)
+    found = transport_diagnostics(LinearMap(-5 * torch.eye(4)), points, num_neighbors=6, regularity=never)
     assert found["share_satisfied"] == 0
 
 
@@ -93,10 +93,10 @@ def test_refuses_fewer_points_than_a_neighborhood_needs(points: Tensor) -> None:
 
 def test_an_untrained_residual_net_is_the_identity(points: Tensor) -> None:
     backbone = build_backbone(BackboneConfig(), shape=(4,), num_outputs=2)
-    found = transport_diagnostics(backbone, points, neighbors=6, regularity=REGULARITY)
+    found = transport_diagnostics(backbone, points, num_neighbors=6, regularity=REGULARITY)
     assert found["transport_energy"] == found["transport_cost"] == 0
     assert found["assignment_cost"] == pytest.approx(0, abs=1e-9)
     assert found["share_satisfied"] == 1
     assert math.isclose(found["lipschitz_max"], 1, rel_tol=1e-5)
-    again = transport_diagnostics(backbone, points, neighbors=6, regularity=REGULARITY)
+    again = transport_diagnostics(backbone, points, num_neighbors=6, regularity=REGULARITY)
     assert again == found

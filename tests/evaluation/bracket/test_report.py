@@ -13,11 +13,11 @@ from otad_ray.artifacts import to_jsonable
 from otad_ray.evaluation import (
     Proportion,
     broken_certificates,
+    compute_bracket,
+    compute_regression_report,
     mcnemar,
     mcnemar_less,
     regression_errors,
-    regression_report,
-    robustness_report,
     wilson_interval,
 )
 
@@ -55,7 +55,7 @@ def test_mcnemar_is_the_sum_of_binomial_terms() -> None:
 def test_the_worst_case_is_per_sample() -> None:
     right = first(9, 10)
     robust = {"pgd": [0, 1, 1, 1, 1, 1, 1, 1, 1, 1], "square": [1, 0, 0, 1, 1, 1, 1, 1, 1, 1]}
-    report = robustness_report(
+    report = compute_bracket(
         pa.concat_tables([rows(name, 1.0, kept, right=right) for name, kept in robust.items()]), dimension=4
     )
     assert report.standard == Proportion.of(right)
@@ -79,7 +79,7 @@ def test_an_example_counts_at_every_budget_that_its_norm_allows() -> None:
             rows("pgd", 0.1, [1, 1, 1, 1], norm="linf"),
         ]
     )
-    report = robustness_report(records, dimension=4)
+    report = compute_bracket(records, dimension=4)
     assert [budget(report, eps).worst_case.count for eps in (0.5, 1.0, 2.0)] == [2, 1, 1]
     # The norms are kept apart.
     assert budget(report, 0.1, "linf").worst_case.count == 4
@@ -88,7 +88,7 @@ def test_an_example_counts_at_every_budget_that_its_norm_allows() -> None:
 
 def test_an_attack_on_a_prefix_reports_its_own_samples() -> None:
     records = pa.concat_tables([rows("pgd", 1.0, first(6, 10)), rows("cw", 1.0, [1, 0, 1, 0])])
-    report = robustness_report(records, dimension=4)
+    report = compute_bracket(records, dimension=4)
     assert attack(report, "cw").robust.n == 4
     found = budget(report, 1.0)
     assert (found.worst_case.count, found.worst_case.n) == (4, 10)
@@ -98,7 +98,7 @@ def test_an_attack_on_a_prefix_reports_its_own_samples() -> None:
 def test_certified_accuracy_is_of_the_open_ball() -> None:
     records = pa.concat_tables([rows("pgd", eps, first(4, 5)) for eps in (0.0, 1.0)])
     proofs = certificates([1.0, 1.0 + 0.5e-6, 1.1, 3.0], right=np.array([True, True, True, False]))
-    report = robustness_report(records, dimension=4, certificates=proofs)
+    report = compute_bracket(records, dimension=4, certificates=proofs)
     # Norms up to 1 + 1e-6 pass as 1; the fifth sample has no certificate; a wrong one is not robust.
     assert (budget(report, 1.0).certified.count, budget(report, 1.0).certified.n) == (1, 5)
     assert budget(report, 0.0).certified.count == 3
@@ -106,7 +106,7 @@ def test_certified_accuracy_is_of_the_open_ball() -> None:
 
 def test_an_l2_certificate_covers_the_linf_ball_inside() -> None:
     records = rows("pgd", 0.5, first(3, 3), norm="linf")
-    report = robustness_report(records, dimension=4, certificates=certificates([0.99, 1.0, 1.01]))
+    report = compute_bracket(records, dimension=4, certificates=certificates([0.99, 1.0, 1.01]))
     assert budget(report, 0.5, "linf").certified.count == 1
 
 
@@ -116,14 +116,14 @@ def test_exact_certificates_and_an_exact_attack_meet_at_the_truth() -> None:
     budgets = [0.25, 0.5, 1.0, 2.0]
     exact = pa.concat_tables([rows("exact", eps, distances > eps, l2=np.minimum(distances, eps)) for eps in budgets])
     for scale in (1.0, 0.5):
-        report = robustness_report(exact, dimension=2, certificates=certificates(scale * distances))
+        report = compute_bracket(exact, dimension=2, certificates=certificates(scale * distances))
         assert report.broken_certificates == ()
         for result in report.budgets:
             truth = np.count_nonzero(distances > result.eps)
             assert result.certified.count <= truth == result.worst_case.count
             if scale == 1.0:
                 assert result.certified.count == truth
-    doubled = robustness_report(exact, dimension=2, certificates=certificates(2 * distances))
+    doubled = compute_bracket(exact, dimension=2, certificates=certificates(2 * distances))
     assert len(doubled.broken_certificates) == np.count_nonzero(distances <= 2.0)
 
 
@@ -135,7 +135,7 @@ def test_statuses_count_as_they_should() -> None:
     correct = pa.concat_arrays([pa.array([True] * 4), nothing, pa.array([True])])
     for name, values in {"broken": broken, "clean_correct": correct}.items():
         records = records.set_column(records.column_names.index(name), name, values)
-    report = robustness_report(records, dimension=1)
+    report = compute_bracket(records, dimension=1)
     found, result = budget(report, 1.0), attack(report, "pgd")
     assert (found.worst_case.count, found.worst_case.n) == (3, 6)
     assert (found.unevaluated, found.unsolved) == (1, 1)
@@ -150,11 +150,11 @@ def test_seeds_are_restarts_and_skipped_samples_are_broken() -> None:
     once, again = rows("pgd", 1.0, [1, 0, 1, 1]), rows("pgd", 1.0, [0, 1, 1, 1])
     nothing = pa.nulls(1, pa.float64())
     skipped = rows("square", 1.0, [0], success=[False], status=["skipped"], l2=nothing, linf=nothing, queries=[0])
-    report = robustness_report(pa.concat_tables([once, again, skipped]), dimension=1)
+    report = compute_bracket(pa.concat_tables([once, again, skipped]), dimension=1)
     assert attack(report, "pgd").robust.count == 2
     assert attack(report, "square").queries_mean is None
     assert report.early_stop
-    unbounded = robustness_report(pa.concat_tables([skipped.set_column(4, "eps", pa.array([inf]))]), dimension=1)
+    unbounded = compute_bracket(pa.concat_tables([skipped.set_column(4, "eps", pa.array([inf]))]), dimension=1)
     assert budget(unbounded, inf).worst_case.count == 0
 
 
@@ -168,7 +168,7 @@ def test_measurements_of_an_attack() -> None:
         queries=[10, 20, 30, 100],
         zero_gradient_share=[0.5, np.nan, 0.0, 0.1],
     )
-    result = attack(robustness_report(records, dimension=1, relative_error=0.25), "pgd")
+    result = attack(compute_bracket(records, dimension=1, relative_error=0.25), "pgd")
     assert result.success_perturbation == pytest.approx((0.2, 0.3, 0.4, 0.5, 0.6))
     assert result.perturbation[2] == pytest.approx(0.4)
     assert (result.queries_mean, result.queries_median) == (40.0, 25.0)
@@ -188,7 +188,7 @@ def test_a_certificate_that_is_refuted_is_named() -> None:
     assert broken_certificates(records, proofs) == (0, 2)
     assert broken_certificates(records, proofs.slice(1, 1)) == ()
     assert broken_certificates(records, proofs.slice(0, 0)) == ()
-    assert robustness_report(records, dimension=1, certificates=proofs).broken_certificates == (0, 2)
+    assert compute_bracket(records, dimension=1, certificates=proofs).broken_certificates == (0, 2)
 
 
 def test_regression_errors_by_hand() -> None:
@@ -207,7 +207,7 @@ def test_regression_report() -> None:
             rows("noise", 1.0, [1, 1, 1], prediction=[1.0, 1.0, 1.0], **plain),
         ]
     )
-    report = regression_report(records)
+    report = compute_regression_report(records)
     assert report.clean_mse == pytest.approx(2 / 3)
     noise, small, large = report.attacks
     assert (noise.attack, noise.errors.e, noise.without_prediction) == ("noise", 0.0, 0)
