@@ -153,10 +153,12 @@ def data_set(name: str, *, label_column: str = DEFAULT_LABEL_COLUMN, allow_copie
         InputError: for an unknown name, which lists the known ones; and for data that cannot be read.
     """
     path = _own_path(name)
-    if path is not None:
-        if path.suffix == ".h5ad":
-            return own_h5ad(path, label_column)
+    if path is not None and path.suffix != ".h5ad":
         return own_parquet(path, label_column, allow_copies=allow_copies)
+    if allow_copies:
+        raise InputError(f"allow_copies is for a directory of your own, not for the data set {name!r}; leave it out")
+    if path is not None:
+        return own_h5ad(path, label_column)
     if label_column != DEFAULT_LABEL_COLUMN:
         raise InputError(f"label_column {label_column!r} is for your own data, not for the data set {name!r}")
     if name in DATA_SETS:

@@ -53,3 +53,8 @@ def test_equal_files_without_rows_are_no_copies(tmp_path: Path) -> None:
         write(tmp_path / part / "a.parquet", rows)
         write(tmp_path / part / "empty.parquet", 0)
     assert len(open_split(data_set(str(tmp_path)), "test")) == 20
+
+
+def test_copies_are_only_allowed_in_a_directory_of_ones_own() -> None:
+    with pytest.raises(InputError, match="allow_copies is for a directory of your own, not for the data set 'digits'"):
+        data_set("digits", allow_copies=True)

@@ -1,0 +1,29 @@
+"""A preset in a storage root: its data set is described before it is read."""
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers.digits_jobs import quick_preset
+from otad_ray.options import JobConfig
+from otad_ray.recipes.workspace import Workspace
+
+
+def test_the_data_set_is_described_once_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    table = pa.table({"a": np.arange(40.0) // 2, "note": ["n"] * 40, "label": np.arange(40) % 2})
+    pq.write_table(table, tmp_path / "a.parquet")
+    preset = replace(quick_preset(), data_set=str(tmp_path))
+    workspace = Workspace(JobConfig(preset=preset, storage=str(tmp_path / "root")))
+    with caplog.at_level(logging.INFO):
+        assert len(workspace.rows("train")) == 32
+        workspace.vary(replace(preset, name="variant")).rows("test")
+    said = [record.message for record in caplog.records if record.message.startswith("data set ")]
+    assert len(said) == 1
+    assert "train 32, validation 3, test 8" in said[0]
+    assert "WARNING   not read: note (string)" in said[0]
+    assert workspace.description.repeated_rows == 20
