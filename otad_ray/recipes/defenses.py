@@ -16,10 +16,10 @@ from otad_ray.errors import InputError
 from otad_ray.models import CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.cip_net import ensure_cip_net
-from otad_ray.recipes.defense_source import NET, DefenseSource, digest_state
+from otad_ray.recipes.defense_source import NET, DefenseSource
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
-from otad_ray.recipes.user_module import EXPECTED, build_module
+from otad_ray.recipes.user_module import EXPECTED, build_module, digest_state
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.user_module import absolute_location, fingerprint, is_location, split_location
 
