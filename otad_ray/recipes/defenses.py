@@ -13,6 +13,7 @@ from otad_ray.cip import CrossTerm
 from otad_ray.defenses import KNN, OTAD, OTADNN, Defense, MemoryDefense, Undefended
 from otad_ray.defenses.otad_nn import check_problem
 from otad_ray.errors import InputError
+from otad_ray.locations import resolve_path
 from otad_ray.models import CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.cip_net import ensure_cip_net
@@ -103,7 +104,7 @@ def save_otad_nn(workspace: Workspace, *, cip_net: str | None = None) -> Path:
 
 def open_cip_net(workspace: Workspace, directory: str) -> CipNet:
     """Return the CIP-net in a directory; InputError if there is none, or one of another problem than the preset's."""
-    net = load_cip_net(Path(directory))
+    net = load_cip_net(resolve_path(directory, "--cip-net-directory"))
     check_problem(net, workspace.preset.integration)
     return net
 

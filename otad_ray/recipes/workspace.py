@@ -10,6 +10,7 @@ from otad_ray.artifacts import MANIFEST, content_hash, read_manifest, storage_ro
 from otad_ray.data import DataFolders, DataSet, Rows, Split, open_split
 from otad_ray.errors import InputError
 from otad_ray.options import ActorJobConfig, JobConfig
+from otad_ray.permissions import check_writable
 from otad_ray.presets import Preset
 from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
 
@@ -44,6 +45,7 @@ class Workspace:
         self.pool = config.pool
         self.search = config.search if isinstance(config, ActorJobConfig) else _DEFAULT_SEARCH
         self.root = storage_root(config.storage)
+        check_writable(self.root / self.preset.name)
         self.tracking_uri = default_tracking_uri(config.tracking_uri, self.root)
         self.folders = DataFolders.from_environment(cache=self.root / "data")
         self._opened: dict[Hashable, Any] = {}

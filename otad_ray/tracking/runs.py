@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from otad_ray.artifacts import one_at_a_time
 from otad_ray.errors import InputError
+from otad_ray.locations import find_database
+from otad_ray.locks import one_at_a_time
 from otad_ray.tracking.pending import PendingRun, keep, read_pending
 from otad_ray.tracking.records import RunRecord
-from otad_ray.tracking.store import Store, StoreError, database_file, is_server, open_store, redacted
+from otad_ray.tracking.store import Store, StoreError, is_server, open_store, redacted
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ def _experiment(store: Store, name: str) -> str:
             if tag not in found.tags:
                 store.ask(store.client.set_experiment_tag, found.experiment_id, tag, kind)
         return found.experiment_id
-    database = database_file(store.uri)
+    database = find_database(store.uri)
     # With a database and no server, artifacts would go below the working directory.
     location = None if database is None else (database.parent / "mlartifacts").as_uri()
     try:

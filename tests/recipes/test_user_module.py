@@ -63,6 +63,7 @@ def test_a_module_is_shielded(file: Path) -> None:
     assert torch.equal(inputs, torch.ones(1, 2))
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta:UserWarning")
 def test_digest_of_a_sparse_buffer_shows_its_values() -> None:
     digests = []
     for layout in (torch.sparse_coo, torch.sparse_csr):

@@ -132,6 +132,8 @@ def test_logged_model_holds_packages_and_networks_but_no_pickle(defense: Defense
         "cip",
         "defenses",
         "errors.py",
+        "locations.py",
+        "locks.py",
         "machine.py",
         "memory",
         "models",
