@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from otad_ray.locations import find_database, resolve_tracking_uri, sqlite_uri
 from otad_ray.locks import one_at_a_time
+from otad_ray.tracking.artifact_folder import follow_database
 
 _CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -44,6 +45,8 @@ Answer = TypeVar("Answer")
 
 _spent: dict[str, float] = {}
 _refused: set[str] = set()
+# Experiments that were found deleted, by address and name.
+_deleted: set[tuple[str, str]] = set()
 
 
 class StoreError(Exception):
@@ -52,6 +55,10 @@ class StoreError(Exception):
     def __init__(self, message: str, *, repeated: bool = False) -> None:
         super().__init__(message)
         self.repeated = repeated
+
+
+class DeletedExperimentError(StoreError):
+    """The experiment that a run belongs to was deleted; the message says how to bring it back."""
 
 
 class Store:
@@ -108,6 +115,8 @@ def open_store(uri: str, *, request_seconds: int = 4) -> Iterator[Store]:
         patience = float(os.environ.get(_TIMEOUT) or _PATIENCE_SECONDS)
         with client_environment(request_seconds), _database_lock(uri):
             yield Store(uri, patience=patience)
+    except StoreError:
+        raise
     except Exception as error:
         if getattr(error, "error_code", None) not in _RECORD_ERRORS:
             _refused.add(uri)
@@ -146,8 +155,30 @@ def how_to_look(uri: str) -> str:
     """What a person does to see the runs: a command where the store is a local file, else the address."""
     if is_server(uri):
         return redacted(uri)
-    mlflow = str(Path(sys.executable).with_name("mlflow"))
-    return shlex.join([mlflow, "ui", "--host", "127.0.0.1", "--backend-store-uri", redacted(uri)])
+    return shlex.join([_program(), "ui", "--host", "127.0.0.1", "--backend-store-uri", redacted(uri)])
+
+
+def check_active(uri: str, experiment: Any) -> None:
+    """Refuse an experiment, as MLflow describes it, that was deleted.
+
+    Raises:
+        DeletedExperimentError: with the command that restores it; repeated if this process was told before.
+    """
+    if experiment.lifecycle_stage == "active":
+        return
+    repeated = (uri, experiment.name) in _deleted
+    _deleted.add((uri, experiment.name))
+    command = shlex.join([_program(), "experiments", "restore", "--experiment-id", str(experiment.experiment_id)])
+    raise DeletedExperimentError(
+        f"experiment {experiment.name!r} was deleted in {redacted(uri)}; restore it with: "
+        f"MLFLOW_TRACKING_URI={shlex.quote(redacted(uri))} {command}",
+        repeated=repeated,
+    )
+
+
+def _program() -> str:
+    """Return the path of MLflow's command."""
+    return str(Path(sys.executable).with_name("mlflow"))
 
 
 def _without_credentials(text: str, uri: str) -> str:
@@ -180,6 +211,7 @@ def _database_lock(uri: str) -> Iterator[None]:
     with lock or nullcontext():
         if path is not None:
             _check_database(path)
+            follow_database(path, lock_seconds=_DATABASE_LOCK_SECONDS)
         yield
 
 

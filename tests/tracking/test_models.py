@@ -137,6 +137,7 @@ def test_logged_model_holds_packages_and_networks_but_no_pickle(defense: Defense
         "machine.py",
         "memory",
         "models",
+        "permissions.py",
         "stages.py",
     }
     described = json.loads((directory / "artifacts" / "defense" / "defense.json").read_text())
