@@ -5,22 +5,23 @@ directories appear whole or not at all: they are written beside their place and 
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from otad_ray.errors import InputError, RetryableError
+from otad_ray.locations import resolve_path
+from otad_ray.locks import one_at_a_time
+from otad_ray.permissions import FORBIDDEN, describe_access, refusal
 
 MANIFEST = "manifest.json"
 # Metadata of a dataclass field that is called otherwise in JSON, such as one that was renamed.
@@ -29,14 +30,18 @@ JSON_NAME = "json_name"
 _START = secrets.token_hex(4)
 # What a storage says to those who write: it is full, or read-only.
 _STORAGE_ERRORS = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS))
+# What file systems without hard links say of one.
+_NO_LINKS = frozenset((errno.EOPNOTSUPP, errno.EPERM, errno.ENOSYS, errno.EMLINK))
 
 
 def storage_root(given: str | Path | None = None) -> Path:
-    """The storage root, absolute and writable: `given`, else `OTAD_STORAGE`, else `~/otad_ray`.
+    """Return the storage root, absolute and writable: `given`, else `OTAD_STORAGE`, else `~/otad_ray`.
 
-    Raises InputError where nothing can be written there.
+    Raises:
+        InputError: if it is no path, or nothing can be written there.
     """
-    root = Path(given or os.environ.get("OTAD_STORAGE") or Path.home() / "otad_ray").expanduser().absolute()
+    option = "--storage" if given else "OTAD_STORAGE"
+    root = resolve_path(given or os.environ.get("OTAD_STORAGE") or Path.home() / "otad_ray", option)
     probe = root / f".probe.{_writer()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -44,8 +49,10 @@ def storage_root(given: str | Path | None = None) -> Path:
         # Another thread may ask at the same time.
         probe.unlink(missing_ok=True)
     except OSError as error:
+        who = f"; {describe_access(root)}" if error.errno in FORBIDDEN else ""
         raise InputError(
-            f"storage root {root} cannot be written ({error.strerror}); give another with --storage or OTAD_STORAGE"
+            f"storage root {root} cannot be written ({error.strerror}{who}); "
+            "give another with --storage or OTAD_STORAGE"
         ) from error
     return root
 
@@ -101,12 +108,9 @@ def write_json_once(path: Path, value: Any) -> bool:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(_json_text(value))
             _flush(temporary)
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
+            return _place_once(temporary, path)
         finally:
             _discard(temporary)
-    return True
 
 
 def read_manifest(directory: Path, *, kind: str, fields: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -173,43 +177,6 @@ def atomic_directory(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-@contextmanager
-def one_at_a_time(lock: Path, *, seconds: float | None = None) -> Iterator[None]:
-    """Wait for the processes that are in such a block with the same lock file; one that dies leaves it.
-
-    Raises InputError on a file system without locks, TimeoutError where the wait takes more than `seconds`.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    deadline = None if seconds is None else time.monotonic() + seconds
-    while True:
-        with lock.open("w") as file:
-            _acquire(file, lock, deadline)
-            # A lock that was removed meanwhile is no longer the one that others find.
-            if _is_file_at(lock, file.fileno()):
-                try:
-                    yield
-                finally:
-                    lock.unlink(missing_ok=True)
-                return
-
-
-def _acquire(file: TextIO, lock: Path, deadline: float | None) -> None:
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if deadline is None else fcntl.LOCK_NB))
-        except BlockingIOError:
-            if deadline is not None and time.monotonic() > deadline:
-                raise TimeoutError(f"another process holds {lock}") from None
-            time.sleep(0.02)
-        except OSError as error:
-            raise InputError(
-                f"{lock.parent} is on a file system without file locks ({error.strerror}); "
-                "give another with --storage or OTAD_STORAGE"
-            ) from error
-        else:
-            return
-
-
 def is_temporary(path: Path) -> bool:
     """Whether a file or directory is one of somebody's unfinished writes."""
     return path.name.startswith(".") and ".tmp." in path.name
@@ -231,16 +198,35 @@ def remove_abandoned(directory: Path) -> None:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """RetryableError, naming `path`, for what the storage says in the block."""
+    """Raise RetryableError or InputError, naming `path`, for what the storage says in the block."""
     try:
         yield
     except OSError as error:
+        if error.errno in FORBIDDEN:
+            raise refusal(path) from error
         if error.errno is None or error.errno not in _STORAGE_ERRORS:
             raise
         raise RetryableError(
             f"{path} cannot be written ({os.strerror(error.errno)}); make room there or mend it, and run the same "
             "command again: what is finished is kept"
         ) from error
+
+
+def _place_once(temporary: Path, path: Path) -> bool:
+    """Give a file its name unless that is taken; return whether it was given."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A rename alone would replace what another process has written meanwhile.
+        with one_at_a_time(path.with_name(f".{path.name}.lock")):
+            if path.exists():
+                return False
+            os.replace(temporary, path)
+    return True
 
 
 def _flush(path: Path) -> None:
@@ -253,13 +239,6 @@ def _discard(temporary: Path) -> None:
     """Nothing can be removed from a disk that became read-only: the next run does it."""
     with suppress(OSError):
         temporary.unlink(missing_ok=True)
-
-
-def _is_file_at(path: Path, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _json_text(value: Any) -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Suppress, arg
@@ -10,6 +9,7 @@ from tyro.conf import Suppress, arg
 from otad_ray.cip import Regularity
 from otad_ray.data import DEFAULT_LABEL_COLUMN, DataSet, absolute_name, data_set
 from otad_ray.errors import InputError
+from otad_ray.locations import resolve_path
 from otad_ray.memory import IntegrationConfig
 from otad_ray.models import NO_METRIC, BackboneConfig, CipNetConfig, MetricNetConfig, ViTConfig
 from otad_ray.training import CipNetTrainingConfig, MetricTrainingConfig, TrainingConfig
@@ -52,7 +52,7 @@ class Preset:
         # Other processes have other working directories.
         object.__setattr__(self, "data_set", absolute_name(self.data_set))
         if self.metric.weights is not None:
-            weights = str(Path(self.metric.weights).expanduser().absolute())
+            weights = str(resolve_path(self.metric.weights, "--metric.weights"))
             object.__setattr__(self, "metric", replace(self.metric, weights=weights))
         if is_location(self.integration.solver):
             solver = absolute_location(self.integration.solver, expected="a solver")

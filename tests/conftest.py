@@ -98,8 +98,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _evaluated_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage root with an evaluation of OTAD-T and OTAD-T-NN, made once for all processes of the run."""
     from helpers.transformer_jobs import preset
-    from otad_ray.artifacts import one_at_a_time
     from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
+    from otad_ray.locks import one_at_a_time
 
     folder = tmp_path_factory.getbasetemp()
     # The workers of a run have their folders in one; without workers, what lies above belongs to other runs too.

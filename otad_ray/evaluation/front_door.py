@@ -9,13 +9,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from otad_ray.attacks import Attack, Norm, check_logits
+from otad_ray.attacks import Attack, Norm
 from otad_ray.certification import certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
 from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
 from otad_ray.evaluation.arguments import check_networks, make_batch, make_budgets, name_attacks, select_budgets
+from otad_ray.evaluation.foreign_module import ask_for_logits, shield
 from otad_ray.evaluation.records.attack import AttackRun, record_attack
 from otad_ray.evaluation.records.clean import clean_records
 from otad_ray.evaluation.robustness_report import RobustnessReport, build_report
@@ -23,8 +24,6 @@ from otad_ray.models import Backbone
 
 # Samples that are attacked together, as in the sweep.
 _COHORT = 100
-# Types of logits that fit into records, where bfloat16 does not.
-_LOGITS = (torch.float16, torch.float32, torch.float64)
 
 
 @torch.inference_mode(False)
@@ -81,13 +80,14 @@ def evaluate_robustness(
     budgets = make_budgets(eps, norm, bounds, batch)
     known = model if surrogate is None and isinstance(model, MemoryDefense) else surrogate
     named = name_attacks(attacks, batch, budgets, known)
-    with _freeze(model), _freeze(surrogate), refuse_interruptions():
+    name = type(model).__name__
+    with _freeze(model), _freeze(surrogate), shield(model) as model, refuse_interruptions():
         device = _find_device(model)
         cohorts = [
             Batch(*(tensor[start : start + _COHORT].to(device) for tensor in batch))
             for start in range(0, len(batch.ids), _COHORT)
         ]
-        _probe(model, cohorts[0], batch.y)
+        ask_for_logits(model, cohorts[0].x, batch.y, who="the model")
         not_certified = _find_refusal(model, cohorts[0].x, certify=certify)
         net = _find_net(model if known is None else known)
         clean = pa.concat_tables(
@@ -95,7 +95,7 @@ def evaluate_robustness(
                 model,
                 cohort,
                 net=net,
-                certificate=certified_radius(model, cohort.x) if not_certified is None else None,
+                certificate=certified_radius(model, cohort.x.clone()) if not_certified is None else None,
             )
             for cohort in cohorts
         )
@@ -113,7 +113,7 @@ def evaluate_robustness(
             for number, cohort in enumerate(cohorts)
         )
     return build_report(
-        type(model).__name__,
+        name,
         records,
         clean,
         kinds={name: attack.kind for name, attack in named.items()},
@@ -158,28 +158,12 @@ def _find_device(model: nn.Module) -> torch.device:
     return torch.device("cpu") if tensor is None else tensor.device
 
 
-@torch.no_grad()
-def _probe(model: nn.Module, cohort: Batch, y: Tensor) -> None:
-    """Ask the model for one cohort; InputError unless it returns logits of the classes y (N,) of all samples."""
-    try:
-        logits = model(cohort.x)
-    except Exception as error:
-        raise InputError(
-            f"the model raised {type(error).__name__}: {error}, on samples {tuple(cohort.x.shape)}, {cohort.x.dtype}"
-        ) from error
-    if not isinstance(logits, Tensor):
-        raise InputError(f"the model must return a tensor of logits (N, C), got {type(logits).__name__}")
-    if logits.dtype not in _LOGITS:
-        raise InputError(f"the model must return float32 logits, got {logits.dtype}; end its forward with .float()")
-    check_logits(logits, cohort.x, y)
-
-
 def _find_refusal(model: nn.Module, x: Tensor, *, certify: bool) -> str | None:
     """Return why the model gets no certificate; None if it gets one."""
     if not certify:
         return "certificates were not asked for"
     try:
-        certified_radius(model, x[:1])
+        certified_radius(model, x[:1].clone())
     except InputError as error:
         return str(error)
     return None

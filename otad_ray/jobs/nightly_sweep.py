@@ -206,7 +206,7 @@ def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tr
     }
     tags = {"otad.kind": _KIND, "otad.question": content_hash(question)}
     with tempfile.TemporaryDirectory() as scratch:
-        before = _last_good(tracking_uri, tags, Path(scratch), directory)
+        before, not_compared = _last_good(tracking_uri, tags, Path(scratch), directory)
         significant = [] if before is None else _compare(sweep, manifest, before.artifacts / OUTCOMES, directory)
         known = set() if before is None else _grave_flags(read_manifest(before.artifacts, kind=SWEEP))
     # What attacks find of a defense may be known; what shows a bug never may.
@@ -235,23 +235,27 @@ def _sweep_and_compare(config: NightlyConfig, sweep: SweepConfig, root: Path, tr
         "preset": sweep.preset.name,
         "sweep": str(directory),
         "compared_with": compared_with,
+        "not_compared": not_compared,
         "regressions": [] if config.accept else regressions,
         "accepted": regressions if config.accept else [],
         "run_id": track(record, tracking_uri=tracking_uri, root=root),
     }
 
 
-def _last_good(tracking_uri: str, tags: Mapping[str, str], scratch: Path, directory: Path) -> TrackedRun | None:
-    """None, with a warning, where the server does not answer: a night is worth having without its comparison.
+def _last_good(
+    tracking_uri: str, tags: Mapping[str, str], scratch: Path, directory: Path
+) -> tuple[TrackedRun | None, str | None]:
+    """Return the last good night, if there is one, and why it is not known, if the tracking server cannot say.
 
-    directory: of this night's own sweep, which an interrupted night may have tracked.
+    A night is worth having without its comparison: the reason is a warning. directory: of this night's own sweep,
+    which an interrupted night may have tracked.
     """
     try:
         good, own = {**tags, "otad.good": "true"}, {"otad.directory": str(directory)}
-        return latest_run(tracking_uri, EXPERIMENT, good, scratch, unlike=own)
+        return latest_run(tracking_uri, EXPERIMENT, good, scratch, unlike=own), None
     except InputError as error:
         logger.warning("not compared: %s", error)
-        return None
+        return None, str(error)
 
 
 def _compare(sweep: SweepConfig, manifest: dict[str, Any], before: Path, directory: Path) -> list[Worsening]:

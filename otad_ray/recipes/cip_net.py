@@ -17,6 +17,7 @@ from otad_ray.cip import Status
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.training import Trainer, TrainingTask, check_complete, train_here
 from otad_ray.errors import InputError
+from otad_ray.locations import resolve_path
 from otad_ray.machine import job_command
 from otad_ray.memory import NeighborMemory, label_positions, label_weights, make_list_column, net_inputs
 from otad_ray.models import CipNet, build_cip_net, load_cip_net, save_cip_net
@@ -204,7 +205,7 @@ def ensure_cip_net(
     Raises:
         InputError: for labels that were made with another memory, number of neighbors or regularity.
     """
-    given = None if labels is None else open_labels(Path(labels).absolute())
+    given = None if labels is None else open_labels(resolve_path(labels, "--labels"))
     if given is not None:
         # Before anything is trained for them.
         _check_labels(workspace, given, to_jsonable(workspace.preset.integration))

@@ -1,16 +1,14 @@
 """Where a worker finds a defense: plain data that goes to actors, and how it is opened there."""
 
-import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from otad_ray.defenses import Defense, MemoryDefense, load_defense
 from otad_ray.errors import InputError
-from otad_ray.recipes.user_module import build_module
+from otad_ray.recipes.user_module import build_module, digest_state
 
 # Name of the undefended net.
 NET = "net"
@@ -58,15 +56,3 @@ class DefenseSource:
 def open_defense(directory: str, search: str) -> Defense:
     """Load a defense once per process: memories are mapped, but backbones are not."""
     return load_defense(directory, search=search)
-
-
-def digest_state(module: nn.Module) -> str:
-    """Return a digest of a module's parameters and buffers, of any type."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        if isinstance(value, Tensor):
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-        else:
-            digest.update(repr(value).encode())
-    return digest.hexdigest()

@@ -14,14 +14,15 @@ from otad_ray.cip import CrossTerm, solver_fingerprint
 from otad_ray.defenses import DEFENSES
 from otad_ray.defenses.otad_nn import check_problem
 from otad_ray.errors import InputError
+from otad_ray.locations import resolve_path
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import Backbone, CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.cip_net import ensure_cip_net
-from otad_ray.recipes.defense_source import NET, DefenseSource, digest_state
+from otad_ray.recipes.defense_source import NET, DefenseSource
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
-from otad_ray.recipes.user_module import EXPECTED, build_module
+from otad_ray.recipes.user_module import EXPECTED, build_module, digest_state
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.user_module import absolute_location, fingerprint, is_location, split_location
 
@@ -141,7 +142,7 @@ def save_otad_by_cross_term(workspace: Workspace) -> Mapping[str, Path]:
 
 def open_cip_net(workspace: Workspace, directory: str) -> CipNet:
     """Return the CIP-net in a directory; InputError if there is none, or one of another problem than the preset's."""
-    net = load_cip_net(Path(directory))
+    net = load_cip_net(resolve_path(directory, "--cip-net-directory"))
     check_problem(net, workspace.preset.integration)
     return net
 

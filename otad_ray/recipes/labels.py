@@ -16,6 +16,7 @@ from otad_ray.defenses.base import check_backbone, check_metric
 from otad_ray.engine.shards import ShardedDirectory, sum_stage_seconds
 from otad_ray.engine.task import RunSummary, Unit
 from otad_ray.evaluation import LabelStatistics, label_figure
+from otad_ray.locations import resolve_path
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory, label_rows
 from otad_ray.recipes.backbone import find_backbone
 from otad_ray.recipes.memory import ensure_memory
@@ -100,8 +101,8 @@ class LabelJob(ShardJob):
         super().__init__(workspace)
         self._rows_per_shard = rows_per_shard
         self._dense = dense
-        self._memory_directory = memory
-        self._directory = None if directory is None else Path(directory).absolute()
+        self._memory_directory = None if memory is None else resolve_path(memory, "--memory")
+        self._directory = None if directory is None else resolve_path(directory, "--labels")
 
     def prepare(self) -> Sequence[Units]:
         if self._directory is not None:

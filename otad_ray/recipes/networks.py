@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import nn
 
-from otad_ray.artifacts import MANIFEST, atomic_directory, one_at_a_time, to_jsonable, write_json
+from otad_ray.artifacts import MANIFEST, atomic_directory, to_jsonable, write_json
 from otad_ray.engine.training import Trainer, TrainingTask
 from otad_ray.errors import InputError
+from otad_ray.locks import one_at_a_time
 from otad_ray.machine import versions
 from otad_ray.recipes.workspace import Workspace, describe_data, track_once
 from otad_ray.tracking import RunRecord

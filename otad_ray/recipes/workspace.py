@@ -12,6 +12,7 @@ from otad_ray.data import DataDescription, DataFolders, DataSet, Rows, Split, de
 from otad_ray.errors import InputError
 from otad_ray.machine import job_command
 from otad_ray.options import ActorJobConfig, JobConfig
+from otad_ray.permissions import check_writable
 from otad_ray.presets import Preset
 from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
 
@@ -51,6 +52,7 @@ class Workspace:
         self.pool = config.pool
         self.search = config.search if isinstance(config, ActorJobConfig) else _DEFAULT_SEARCH
         self.root = storage_root(config.storage)
+        check_writable(self.root / self.preset.name)
         self.tracking_uri = default_tracking_uri(config.tracking_uri, self.root)
         self.folders = DataFolders.from_environment(cache=self.root / "data")
         self._opened: dict[Hashable, Any] = {}

@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from matplotlib.figure import Figure
 
 from otad_ray.defenses import MemoryDefense
 from otad_ray.engine.task import Unit
@@ -16,6 +15,9 @@ from otad_ray.recipes.workspace import Workspace
 from otad_ray.sweep.plan import SweepPlan
 from otad_ray.sweep.tasks import AttackTask
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _SHOWN = 4
 _NEIGHBORS = 5
 _COLUMNS = ("id", "attack", "label", "l2", "linf", "success", "prediction")
@@ -23,7 +25,7 @@ _COLUMNS = ("id", "attack", "label", "l2", "linf", "success", "prediction")
 
 def adversarial_figure(
     workspace: Workspace, plan: SweepPlan, units: Sequence[Unit[AttackTask]], title: str
-) -> Figure | None:
+) -> "Figure | None":
     """The samples that the least perturbations broke; None where nothing was broken, or where samples are no images."""
     shape = workspace.definition.shape
     source = units[0].task.source

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from otad_ray.attacks import check_logits
 from otad_ray.certification import certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
 from otad_ray.errors import InputError
+from otad_ray.evaluation.foreign_module import ask_for_logits
 from otad_ray.recipes.defense_source import DefenseSource
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.sweep.plan import SweepPlan
@@ -65,8 +65,7 @@ def _time_passes(defense: nn.Module, batch: Batch, num_outputs: int) -> tuple[fl
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
-            logits = defense(batch.x)
-            check_logits(logits, batch.x, batch.y)
+            logits = ask_for_logits(defense, batch.x, batch.y, who="the module")
             if logits.shape[1] != num_outputs:
                 raise InputError(
                     f"the data set has {num_outputs} classes, the defense returns {logits.shape[1]} logits"
@@ -95,7 +94,7 @@ def _differentiate(defense: nn.Module, x: Tensor) -> None:
 def _find_refusal(defense: nn.Module, batch: Batch) -> str | None:
     """Return why a defense has no certificate; None if it has one."""
     try:
-        certified_radius(defense, batch.x[:1])
+        certified_radius(defense, batch.x[:1].clone())
     except InputError as error:
         return str(error)
     return None

@@ -4,11 +4,10 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from matplotlib.figure import Figure
 
 from otad_ray.artifacts import MANIFEST, atomic_file, read_manifest, replace_non_finite, to_jsonable, write_json
 from otad_ray.engine.shards import ShardedDirectory
@@ -30,6 +29,9 @@ from otad_ray.sweep.example_images import adversarial_figure
 from otad_ray.sweep.plan import SweepPlan
 from otad_ray.sweep.tracking import summarize_bracket, track_sweep
 from otad_ray.sweep.units import DefenseUnits
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +205,7 @@ def _write_files(
 
 def _draw_figures(
     workspace: Workspace, plan: SweepPlan, defense: DefenseUnits, report: RobustnessReport
-) -> dict[str, Figure | None]:
+) -> dict[str, "Figure | None"]:
     """Return the figures of a defense by name; None for one that there is nothing to draw for."""
     title = f"{workspace.preset.name}, {report.name}: {plan.samples.count} samples"
     radii = None if report.not_certified else radius_figure(report.clean, eps_unit=report.eps_unit, title=title)

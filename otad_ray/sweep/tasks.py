@@ -189,7 +189,7 @@ class CleanProcessor:
         task = self._task
         try:
             with refuse_interruptions():
-                certificate = certified_radius(self._defense, batch.x) if task.certified else None
+                certificate = certified_radius(self._defense, batch.x.clone()) if task.certified else None
                 net = task.source.open_surrogate(self._defense).backbone
                 return clean_records(self._defense, batch, net=net, certificate=certificate)
         except Exception as error:

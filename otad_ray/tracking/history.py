@@ -7,7 +7,7 @@ from pathlib import Path
 
 from otad_ray.errors import InputError
 from otad_ray.tracking.runs import COMPLETE
-from otad_ray.tracking.store import StoreError, open_store
+from otad_ray.tracking.store import DeletedExperimentError, StoreError, check_active, open_store
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,18 @@ class TrackedRun:
 def latest_run(
     tracking_uri: str, experiment: str, tags: Mapping[str, str], destination: Path, *, unlike: Mapping[str, str]
 ) -> TrackedRun | None:
-    """The newest complete run of an experiment with these tags, its artifacts copied below `destination`.
+    """Return the newest complete run of an experiment with these tags, or None if there is none.
 
-    unlike: tags that it has with other values.
+    Args:
+        tracking_uri: the store.
+        experiment: by name.
+        tags: that the run has.
+        destination: folder below which its artifacts are copied.
+        unlike: tags that it has with other values.
 
-    None where there is none. Raises InputError where the store does not answer: nothing known is not the same as
-    nothing there.
+    Raises:
+        InputError: if the store does not answer, or the experiment was deleted: nothing known is not the same as
+            nothing there.
     """
     conditions = [(name, "=", value) for name, value in {**tags, COMPLETE: "true"}.items()]
     conditions += [(name, "!=", value) for name, value in unlike.items()]
@@ -38,6 +44,7 @@ def latest_run(
             found = ask(client.get_experiment_by_name, experiment)
             if found is None:
                 return None
+            check_active(tracking_uri, found)
             runs = ask(
                 client.search_runs,
                 [found.experiment_id],
@@ -51,6 +58,8 @@ def latest_run(
             target = tempfile.mkdtemp(dir=destination)
             size = sum(item.file_size or 0 for item in ask(client.list_artifacts, run_id))
             path = ask(client.download_artifacts, run_id, "", target, size=size)
+    except DeletedExperimentError as error:
+        raise InputError(f"no earlier runs are known: {error}") from error
     except StoreError as error:
         raise InputError(f"no earlier runs are known: {error}; start the server or correct the tracking URI") from error
     return TrackedRun(run_id, dict(runs[0].data.tags), Path(path))

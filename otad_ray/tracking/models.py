@@ -22,7 +22,10 @@ from otad_ray.tracking.store import Store, client_environment, open_store
 
 _CODE = Path(__file__).with_name("model_code.py")
 # What `load_defense` imports of this package, and of others.
-_LAYERS = ("__init__.py", "artifacts.py", "cip", "defenses", "errors.py", "machine.py", "memory", "models", "stages.py")
+_LAYERS = (
+    *("__init__.py", "artifacts.py", "cip", "defenses", "errors.py", "locations.py", "locks.py", "machine.py"),
+    *("memory", "models", "permissions.py", "stages.py"),
+)
 _REQUIREMENTS = ("mlflow", "numpy", "pyarrow", "safetensors", "torch")
 _DEFENSE, _MEMORY = "defense", "memory"
 _MODEL = "otad.model"

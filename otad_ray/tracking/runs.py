@@ -9,11 +9,21 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from otad_ray.artifacts import one_at_a_time
 from otad_ray.errors import InputError
+from otad_ray.locations import find_database
+from otad_ray.locks import one_at_a_time
+from otad_ray.tracking.artifact_folder import artifact_folder
 from otad_ray.tracking.pending import PendingRun, keep, read_pending
 from otad_ray.tracking.records import RunRecord
-from otad_ray.tracking.store import Store, StoreError, database_file, is_server, open_store, redacted
+from otad_ray.tracking.store import (
+    DeletedExperimentError,
+    Store,
+    StoreError,
+    check_active,
+    is_server,
+    open_store,
+    redacted,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +63,10 @@ def track(record: RunRecord, *, tracking_uri: str, root: Path) -> str | None:
         # What follows on a store that was given up is no news.
         logger.log(
             logging.DEBUG if error.repeated else logging.WARNING,
-            "%s, and what follows, not tracked: %s; the results are on disk, and otad log-pending logs them when it "
-            "answers",
+            "%s, and what follows, not tracked: %s; the results are on disk, and otad log-pending logs them %s",
             record.kind,
             error,
+            "after that" if isinstance(error, DeletedExperimentError) else "when it answers",
         )
     except Exception as error:
         # Tracking is a copy: whatever goes wrong with it must not fail a job whose results are on disk.
@@ -190,14 +200,15 @@ def _experiment(store: Store, name: str) -> str:
 
     found = store.ask(store.client.get_experiment_by_name, name)
     if found is not None:
+        check_active(store.uri, found)
         for tag, kind in _EXPERIMENT_KIND.items():
             # A kind that somebody chose stays.
             if tag not in found.tags:
                 store.ask(store.client.set_experiment_tag, found.experiment_id, tag, kind)
         return found.experiment_id
-    database = database_file(store.uri)
+    database = find_database(store.uri)
     # With a database and no server, artifacts would go below the working directory.
-    location = None if database is None else (database.parent / "mlartifacts").as_uri()
+    location = None if database is None else artifact_folder(database).as_uri()
     try:
         return store.ask(store.client.create_experiment, name, artifact_location=location, tags=dict(_EXPERIMENT_KIND))
     except MlflowException as error:

@@ -1,6 +1,7 @@
 """Where runs go, how it is asked, and what it may cost a job if it does not answer."""
 
 import os
+import shlex
 import sqlite3
 import sys
 import time
@@ -11,7 +12,9 @@ from threading import Thread
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from otad_ray.artifacts import one_at_a_time
+from otad_ray.locations import find_database, resolve_tracking_uri, sqlite_uri
+from otad_ray.locks import one_at_a_time
+from otad_ray.tracking.artifact_folder import follow_database
 
 _CLIENT_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -24,9 +27,7 @@ _CLIENT_SETTINGS = {
     "GIT_PYTHON_REFRESH": "quiet",
 }
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
-_SCHEMELESS = ("databricks", "databricks-uc", "uc")
 _HTTP = ("http://", "https://")
-_SQLITE = "sqlite:///"
 # What a process waits for a store in all, beyond what each call may take in any case. A call that is answered in time
 # gives a little of it back, so that a few slow ones in a long job are forgiven.
 _PATIENCE_SECONDS = 3.0
@@ -44,6 +45,8 @@ Answer = TypeVar("Answer")
 
 _spent: dict[str, float] = {}
 _refused: set[str] = set()
+# Experiments that were found deleted, by address and name.
+_deleted: set[tuple[str, str]] = set()
 
 
 class StoreError(Exception):
@@ -52,6 +55,10 @@ class StoreError(Exception):
     def __init__(self, message: str, *, repeated: bool = False) -> None:
         super().__init__(message)
         self.repeated = repeated
+
+
+class DeletedExperimentError(StoreError):
+    """The experiment that a run belongs to was deleted; the message says how to bring it back."""
 
 
 class Store:
@@ -108,6 +115,8 @@ def open_store(uri: str, *, request_seconds: int = 4) -> Iterator[Store]:
         patience = float(os.environ.get(_TIMEOUT) or _PATIENCE_SECONDS)
         with client_environment(request_seconds), _database_lock(uri):
             yield Store(uri, patience=patience)
+    except StoreError:
+        raise
     except Exception as error:
         if getattr(error, "error_code", None) not in _RECORD_ERRORS:
             _refused.add(uri)
@@ -116,17 +125,13 @@ def open_store(uri: str, *, request_seconds: int = 4) -> Iterator[Store]:
 
 
 def default_tracking_uri(given: str | None, root: Path) -> str:
-    """`given`, else `MLFLOW_TRACKING_URI`, else SQLite below the storage root; always absolute."""
-    uri = given or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{root / 'mlflow.db'}"
-    if uri.startswith(_SQLITE) and not uri.startswith(f"{_SQLITE}/"):
-        return f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).absolute()}"
-    known = "://" in uri or uri in _SCHEMELESS
-    return uri if known else Path(uri).absolute().as_uri()
+    """Return `given`, else `MLFLOW_TRACKING_URI`, else SQLite below the storage root; always absolute.
 
-
-def database_file(uri: str) -> Path | None:
-    """The file of an SQLite store; None for others."""
-    return Path(uri.removeprefix(_SQLITE).partition("?")[0]) if uri.startswith(_SQLITE) else None
+    Raises:
+        InputError: for what MLflow cannot keep runs in.
+    """
+    named = given or os.environ.get("MLFLOW_TRACKING_URI")
+    return resolve_tracking_uri(named) if named else sqlite_uri(root / "mlflow.db")
 
 
 def is_server(uri: str) -> bool:
@@ -136,6 +141,9 @@ def is_server(uri: str) -> bool:
 
 def redacted(uri: str) -> str:
     """The URI without user name, password and query, for logs."""
+    if find_database(uri) is not None:
+        # A file has no secrets, and its address is pasted into a shell.
+        return uri
     parts = urlsplit(uri)
     netloc = "***@" + parts.netloc.rpartition("@")[2] if "@" in parts.netloc else parts.netloc
     if (netloc, parts.query) == (parts.netloc, ""):
@@ -147,7 +155,30 @@ def how_to_look(uri: str) -> str:
     """What a person does to see the runs: a command where the store is a local file, else the address."""
     if is_server(uri):
         return redacted(uri)
-    return f"{Path(sys.executable).with_name('mlflow')} ui --host 127.0.0.1 --backend-store-uri {redacted(uri)}"
+    return shlex.join([_program(), "ui", "--host", "127.0.0.1", "--backend-store-uri", redacted(uri)])
+
+
+def check_active(uri: str, experiment: Any) -> None:
+    """Refuse an experiment, as MLflow describes it, that was deleted.
+
+    Raises:
+        DeletedExperimentError: with the command that restores it; repeated if this process was told before.
+    """
+    if experiment.lifecycle_stage == "active":
+        return
+    repeated = (uri, experiment.name) in _deleted
+    _deleted.add((uri, experiment.name))
+    command = shlex.join([_program(), "experiments", "restore", "--experiment-id", str(experiment.experiment_id)])
+    raise DeletedExperimentError(
+        f"experiment {experiment.name!r} was deleted in {redacted(uri)}; restore it with: "
+        f"MLFLOW_TRACKING_URI={shlex.quote(redacted(uri))} {command}",
+        repeated=repeated,
+    )
+
+
+def _program() -> str:
+    """Return the path of MLflow's command."""
+    return str(Path(sys.executable).with_name("mlflow"))
 
 
 def _without_credentials(text: str, uri: str) -> str:
@@ -175,11 +206,12 @@ def client_environment(request_seconds: int = 4) -> Iterator[None]:
 @contextmanager
 def _database_lock(uri: str) -> Iterator[None]:
     """Two processes that first open one SQLite file make the same tables, and one of them fails."""
-    path = database_file(uri)
+    path = find_database(uri)
     lock = None if path is None else one_at_a_time(path.with_name(f".{path.name}.lock"), seconds=_DATABASE_SECONDS)
     with lock or nullcontext():
         if path is not None:
             _check_database(path)
+            follow_database(path, lock_seconds=_DATABASE_LOCK_SECONDS)
         yield
 
 

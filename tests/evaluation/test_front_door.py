@@ -224,7 +224,7 @@ def test_attacks_of_one_class_are_told_apart(model: TwoClasses, x: Tensor) -> No
 @pytest.mark.parametrize(
     ("forward", "message"),
     [
-        (lambda inputs: inputs.flatten(1)[:, :2].bfloat16(), "must return float32 logits, got torch.bfloat16"),
+        (lambda inputs: inputs.flatten(1)[:, :2].long(), "must return float32 logits, got torch.int64"),
         (lambda inputs: (inputs.flatten(1)[:, :2],), "must return a tensor of logits .* got tuple"),
         (lambda inputs: inputs @ torch.zeros(7, 2), "the model raised RuntimeError: .*, on samples"),
     ],
@@ -239,6 +239,26 @@ def test_a_model_that_answers_no_logits_is_refused(
     y = torch.zeros(len(x), dtype=torch.int64)
     with pytest.raises(InputError, match=message):
         otad_ray.evaluate_robustness(Answering(), x, y, eps=0.1, attacks=("noise",), bounds=(0, 1))
+
+
+def test_a_model_that_works_in_place_in_bfloat16_gets_the_numbers_of_one_that_does_not(x: Tensor) -> None:
+    class OutOfPlace(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return ((inputs - 0.5) / 0.25).flatten(1)[:, :2].bfloat16().float()
+
+    class InPlace(nn.Module):
+        def forward(self, inputs: Tensor) -> Tensor:
+            return inputs.sub_(0.5).div_(0.25).flatten(1)[:, :2].bfloat16()
+
+    y = OutOfPlace()(x).argmax(1)
+    reports = [
+        otad_ray.evaluate_robustness(model, x, y, eps=0.1, attacks=("noise", "pgd"), bounds=(0, 1))
+        for model in (OutOfPlace(), InPlace())
+    ]
+    columns = ["id", "success", "broken", "repeat_differs", "gradient_queries"]
+    expected, found = (report.records.select(columns) for report in reports)
+    assert found.equals(expected)
+    assert not any(found["repeat_differs"].to_pylist())
 
 
 def test_a_function_is_no_model(x: Tensor) -> None:

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from helpers.digits_jobs import ROWS, descendants, is_running, job_command, quick_preset, wait_for
-from otad_ray.artifacts import one_at_a_time
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.errors import InputError
 from otad_ray.jobs.train_backbone import run_backbone_training
+from otad_ray.locks import one_at_a_time
 from otad_ray.models import Backbone, build_backbone, load_backbone
 from otad_ray.options import JobConfig, TrainJobConfig
 from otad_ray.presets import Preset

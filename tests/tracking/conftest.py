@@ -9,4 +9,5 @@ from otad_ray.tracking import store
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test finds its stores anew, as a process does."""
     monkeypatch.setattr(store, "_refused", set())
+    monkeypatch.setattr(store, "_deleted", set())
     monkeypatch.setattr(store, "_spent", {})

@@ -132,9 +132,12 @@ def test_logged_model_holds_packages_and_networks_but_no_pickle(defense: Defense
         "cip",
         "defenses",
         "errors.py",
+        "locations.py",
+        "locks.py",
         "machine.py",
         "memory",
         "models",
+        "permissions.py",
         "stages.py",
     }
     described = json.loads((directory / "artifacts" / "defense" / "defense.json").read_text())

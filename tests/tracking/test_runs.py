@@ -11,8 +11,8 @@ from threading import Thread
 import mlflow
 import pytest
 
-from otad_ray.artifacts import one_at_a_time
 from otad_ray.jobs.log_pending import LogPendingConfig, run_log_pending
+from otad_ray.locks import one_at_a_time
 from otad_ray.tracking import (
     DataRecord,
     RunRecord,

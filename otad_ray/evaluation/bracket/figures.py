@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from otad_ray.evaluation.bracket.proportions import Proportion
 from otad_ray.evaluation.bracket.report import Bracket
+from otad_ray.evaluation.empty_figure import make_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ def robustness_figure(report: Bracket, *, norm: str, eps_unit: str, title: str) 
 
     Bars are Wilson intervals. eps_unit: the data set's, said on the axis.
     """
-    figure = _figure(7, 4.5)
+    figure = make_figure(7, 4.5)
     axes = figure.subplots()
     budgets = [budget for budget in report.budgets if budget.norm == norm and np.isfinite(budget.eps)]
     eps = [budget.eps for budget in budgets]
@@ -70,7 +71,7 @@ def example_figure(
     if clean.ndim != 4 or clean.shape[1] not in (1, 3) or not len(clean):
         return None
     columns = 2 * (clean_neighbors.shape[1] + 1)
-    figure = _figure(_COLUMN_WIDTH * columns, 1.25 * _COLUMN_WIDTH * len(clean))
+    figure = make_figure(_COLUMN_WIDTH * columns, 1.25 * _COLUMN_WIDTH * len(clean))
     panels = figure.subplots(len(clean), columns, squeeze=False)
     for row, caption in enumerate(captions):
         pairs = ((clean, clean_neighbors), (adversarial, adversarial_neighbors))
@@ -92,7 +93,7 @@ def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> "Figu
     if not len(finite):
         return None
     radius, method = finite["radius"].to_numpy(), np.array(finite["method"].to_pylist(), dtype=object)
-    figure = _figure(6, 3.6)
+    figure = make_figure(6, 3.6)
     axes = figure.subplots()
     methods = sorted(set(method))
     axes.hist(
@@ -117,7 +118,7 @@ def relaxation_figure(records: pa.Table, *, title: str) -> "Figure | None":
     clean, adversarial = clean[clean >= 0], adversarial[adversarial >= 0]
     if not len(clean) or not len(adversarial):
         return None
-    figure = _figure(6, 3.6)
+    figure = make_figure(6, 3.6)
     axes = figure.subplots()
     for values, shift, name, color in (
         (clean, -0.2, "clean", _PALETTE[0]),
@@ -132,13 +133,6 @@ def relaxation_figure(records: pa.Table, *, title: str) -> "Figure | None":
     axes.legend(frameon=False)
     axes.set_title(title)
     return figure
-
-
-def _figure(width: float, height: float) -> "Figure":
-    """Actors, which draw nothing, would wait for its import."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _attack_curves(axes: "Axes", report: Bracket, norm: str) -> None:

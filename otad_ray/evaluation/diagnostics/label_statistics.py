@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from otad_ray.evaluation.empty_figure import make_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -55,10 +57,7 @@ class LabelStatistics:
 
 def label_figure(statistics: LabelStatistics, title: str) -> "Figure":
     """Histograms of relaxations, support size and residual."""
-    # Actors, which draw nothing, would wait for its import.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = make_figure(10, 3.2)
     panels = figure.subplots(1, 3)
     _bars(panels[0], statistics.relaxations, "relaxations of (l, L)")
     _bars(panels[1], statistics.support, "neighbors with weight")

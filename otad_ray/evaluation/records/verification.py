@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from otad_ray.attacks import Budget, Norm
 from otad_ray.cip import Solution, Status
 from otad_ray.defenses import Defense
+from otad_ray.evaluation.foreign_module import cast_logits
 
 # Examples are projected in float32 and measured in float64: a norm may exceed eps by this share of it.
 EPS_TOLERANCE = 1e-6
@@ -72,7 +73,9 @@ def ask_defense(defense: nn.Module, inputs: Tensor) -> Outputs:
     # A subclass with a forward of its own is another defense: its logits are what counts.
     overridden = isinstance(defense, Defense) and type(defense).forward is not Defense.forward
     if isinstance(defense, DetailedDefense) and not overridden:
-        return Outputs(*defense.forward_details(inputs))
+        # No hook shields a user's method: it gets a copy, since it may change its input in place.
+        logits, feature, solution = defense.forward_details(inputs.clone())
+        return Outputs(cast_logits(logits), feature, solution)
     return Outputs(defense(inputs), None, None)
 
 
