@@ -1,6 +1,7 @@
 """Which columns of a user's Parquet files are samples, and how they are decoded."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +63,9 @@ def choose_samples(path: Path, schema: pa.Schema, *, label_column: str, aside: S
     index = _index_columns(schema)
     names = [name for name in schema.names if name not in (id_column, label_column, *index, *aside)]
     sample, decode, shape = _choose(path, schema, names)
-    left_out = [
-        f"{name} ({schema.field(schema.names.index(name)).type})" for name in dict.fromkeys(names) if name not in sample
-    ]
+    types = dict(zip(schema.names, schema.types, strict=True))
+    others = dict.fromkeys(names).keys() - set(sample)
+    left_out = [f"{name} ({kind})" for name, kind in types.items() if name in others]
     left_out += [f"{name} ({_INDEX_NOTE})" for name in index if name in schema.names]
     return SampleColumns(
         columns=Columns(id_column, sample, label_column),
@@ -91,26 +92,19 @@ def _choose(path: Path, schema: pa.Schema, names: list[str]) -> tuple[tuple[str,
 def _choose_features(path: Path, schema: pa.Schema, names: list[str]) -> tuple[str, ...]:
     """Return the columns of numbers; refuse what is no number, unless it is text that is no sample."""
     features, texts = [], []
-    for index, name in enumerate(schema.names):
-        if name not in names:
+    chosen = set(names)
+    for name, arrow_type in zip(schema.names, schema.types, strict=True):
+        if name not in chosen:
             continue
-        kind = find_kind(schema.field(index).type)
+        kind = find_kind(arrow_type)
         if kind in NUMBERS or kind == "flag":
             features.append(name)
-        elif kind == "text":
+        elif kind == "text" and name.lower() not in _SAMPLE_NAMES:
             texts.append(name)
         elif kind != "null":
-            raise InputError(
-                f"{path}: column {name!r} holds {schema.field(index).type}, {_ADVICE.get(kind, _ADVICE[''])}"
-            )
-    for name in texts:
-        if name.lower() in _SAMPLE_NAMES:
-            raise InputError(
-                f"{path}: column {name!r} holds {schema.field(schema.names.index(name)).type}, {_ADVICE['']}"
-            )
+            raise InputError(f"{path}: column {name!r} holds {arrow_type}, {_ADVICE.get(kind, _ADVICE[''])}")
     require_columns(path, schema, features)
-    unique = [name for name in texts if texts.count(name) == 1]
-    found = find_numbers_in_text(path, unique)
+    found = find_numbers_in_text(path, [name for name, count in Counter(texts).items() if count == 1])
     if found is not None:
         name, value = found
         raise InputError(

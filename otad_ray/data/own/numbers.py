@@ -1,5 +1,6 @@
 """Numbers that would change on the way: those written as text, and those that float32 cannot tell apart."""
 
+import re
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from math import isfinite, prod
@@ -46,46 +47,53 @@ def check_resolution(files: Sequence[Path], columns: Sequence[str], shape: tuple
     Raises:
         InputError: for the first such feature.
     """
-    for name in columns:
-        least: np.ndarray = np.array(np.inf)
-        greatest: np.ndarray = np.array(-np.inf)
-        for path in files:
-            for low, high in _find_ranges(path, name, shape):
-                least, greatest = np.minimum(least, low), np.maximum(greatest, high)
-        largest = np.maximum(np.abs(least), np.abs(greatest))
-        with np.errstate(over="ignore", invalid="ignore"):
-            steps = (greatest - least) / np.spacing(np.asarray(largest, dtype=np.float32)).astype(np.float64)
-        lost = np.atleast_1d(np.isfinite(steps) & (largest >= _FIRST_SKIPPED) & (steps > 0) & (steps < _MIN_STEPS))
-        if lost.any():
-            index = int(lost.argmax())
-            ends = [float(np.atleast_1d(value)[index]) for value in (least, greatest)]
-            feature = f"column {name!r}" + (f", value {index}" if len(lost) > 1 else "")
-            raise InputError(
-                f"{files[0].parent}: {feature} lies between {ends[0]:.17g} and {ends[1]:.17g}, of which float32 "
-                f"resolves {int(np.atleast_1d(steps)[index])} steps; subtract a start (time stamps), or "
-                "remove what only numbers the rows"
-            )
+    ranges: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for path in files:
+        for name, low, high in _find_ranges(path, set(columns), shape):
+            least, greatest = ranges.get(name, (low, high))
+            ranges[name] = np.minimum(least, low), np.maximum(greatest, high)
+    for name, (least, greatest) in ranges.items():
+        _check_range(name, np.atleast_1d(least), np.atleast_1d(greatest), files[0].parent)
 
 
-def _find_ranges(path: Path, name: str, shape: tuple[int, ...]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the least and the greatest value, of each feature, in the row groups of a file, float64."""
+def _check_range(name: str, least: np.ndarray, greatest: np.ndarray, folder: Path) -> None:
+    """Refuse a column of which float32 resolves too few steps between the least and greatest values (D,)."""
+    largest = np.maximum(np.abs(least), np.abs(greatest))
+    with np.errstate(over="ignore", invalid="ignore"):
+        steps = (greatest - least) / np.spacing(largest.astype(np.float32)).astype(np.float64)
+    lost = np.isfinite(steps) & (largest >= _FIRST_SKIPPED) & (steps > 0) & (steps < _MIN_STEPS)
+    if lost.any():
+        index = int(lost.argmax())
+        feature = f"column {name!r}" + (f", value {index}" if len(lost) > 1 else "")
+        raise InputError(
+            f"{folder}: {feature} lies between {least[index]:.17g} and {greatest[index]:.17g}, of which float32 "
+            f"resolves {int(steps[index])} steps; subtract a start (time stamps), or remove what only numbers the rows"
+        )
+
+
+def _find_ranges(path: Path, columns: set[str], shape: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yield the columns of a file with the least and the greatest value of each feature, a row group at a time."""
     with open_parquet(path) as file:
-        if name not in file.schema_arrow.names:
-            return
-        kind = find_kind(file.schema_arrow.field(name).type)
-        if kind == "flag":
-            return
+        kinds = {
+            name: find_kind(kind)
+            for name, kind in zip(file.schema_arrow.names, file.schema_arrow.types, strict=True)
+            if name in columns
+        }
         for group in range(file.metadata.num_row_groups):
-            known = _read_statistics(file, group, name)
-            is_list = kind not in NUMBERS
-            # The statistics of lists are of all features together: small ones need no closer look.
-            if known is not None and (not is_list or max(map(abs, known)) < _FIRST_SKIPPED):
-                yield np.array(known[0]), np.array(known[1])
-                continue
-            with refusing_damage(path):
-                column = file.read_row_group(group, columns=[name])[name].drop_null()
-            if len(column):
-                yield _measure(column, name, shape if is_list else None, path)
+            statistics = _read_statistics(file, group)
+            for name, kind in kinds.items():
+                is_list = kind not in NUMBERS
+                known = statistics.get(name)
+                if kind == "flag":
+                    continue
+                # The statistics of lists are of all features together: small ones need no closer look.
+                if known is not None and (not is_list or max(map(abs, known)) < _FIRST_SKIPPED):
+                    yield name, np.array(known[0]), np.array(known[1])
+                    continue
+                with refusing_damage(path):
+                    column = file.read_row_group(group, columns=[name])[name].drop_null()
+                if len(column):
+                    yield name, *_measure(column, name, shape if is_list else None, path)
 
 
 def _measure(
@@ -99,19 +107,17 @@ def _measure(
     return values.min(0), values.max(0)
 
 
-def _read_statistics(file: pq.ParquetFile, group: int, name: str) -> tuple[float, float] | None:
-    """Return the least and greatest value of a column that the footer knows; None if it knows none."""
+def _read_statistics(file: pq.ParquetFile, group: int) -> dict[str, tuple[float, float]]:
+    """Return the least and greatest value of each column of which the footer knows them."""
     metadata = file.metadata.row_group(group)
+    known = {}
     for index in range(metadata.num_columns):
         column = metadata.column(index)
-        if column.path_in_schema == name or column.path_in_schema.startswith((f"{name}.list.", f"{name}.storage")):
-            statistics = column.statistics
-            if statistics is None or not statistics.has_min_max:
-                return None
-            if not isinstance(statistics.min, int | float | Decimal):
-                return None
-            return float(statistics.min), float(statistics.max)
-    return None
+        statistics = column.statistics
+        if statistics is not None and statistics.has_min_max and isinstance(statistics.min, int | float | Decimal):
+            name = re.sub(r"\.list\.\w+$", "", column.path_in_schema)
+            known[name] = float(statistics.min), float(statistics.max)
+    return known
 
 
 def _is_number(text: str) -> bool:

@@ -1,5 +1,6 @@
 """Parquet files: opened by their footers, and read such that damage is told by the file's name."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,12 +66,12 @@ def require_columns(path: Path, schema: pa.Schema, names: Sequence[str]) -> None
     Raises:
         InputError: naming the first such column.
     """
+    counts = Counter(schema.names)
     for name in names:
-        count = schema.names.count(name)
-        if not count:
+        if not counts[name]:
             raise InputError(f"{path} lacks column {name!r}; it has {', '.join(schema.names)}")
-        if count > 1:
-            raise InputError(f"{path} has {count} columns called {name!r}; rename or remove all but one")
+        if counts[name] > 1:
+            raise InputError(f"{path} has {counts[name]} columns called {name!r}; rename or remove all but one")
 
 
 def _on_one_line(error: Exception) -> str:
