@@ -3,19 +3,69 @@
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 
 from otad_ray.errors import InputError
 
-# Limits of this process's container.
-_CGROUP = Path("/sys/fs/cgroup")
+# Where Linux says what a process's container may use.
+_PROCESS, _CONTROL_GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 _VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
 
 
 def num_cores() -> int:
-    """Return the number of cores that this process may use, which containers make fewer than the machine's."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that this process may use, which containers make fewer than the machine's.
+
+    They do so by naming the cores, or by a quota of time: with one of 2.5 cores, 2 processes can work all the time.
+    """
+    named = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(named, _find_cpu_quota())))
+
+
+def _find_cpu_quota() -> float:
+    """Return the cores whose time this process may use, as its control groups limit it; infinity without a limit."""
+    try:
+        lines = (_PROCESS / "cgroup").read_text().splitlines()
+    except OSError:
+        return inf
+    quotas = [inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            quotas += _read_quotas(_CONTROL_GROUPS, path, _read_quota)
+        elif "cpu" in controllers.split(","):
+            for folder in {"cpu", controllers}:
+                quotas += _read_quotas(_CONTROL_GROUPS / folder, path, _read_first_version)
+    return min(quotas)
+
+
+def _read_quotas(top: Path, path: str, read: Callable[[Path], float]) -> list[float]:
+    """Return the quotas of a group and of those above it; a container may see its own group as the topmost."""
+    own = top / path.lstrip("/")
+    quotas = []
+    for group in (own, *own.parents[: len(own.parts) - len(top.parts)]):
+        try:
+            quotas.append(read(group))
+        except (OSError, ValueError):
+            # The group is not visible here, or has no limit ("max").
+            continue
+    return quotas
+
+
+def _read_quota(group: Path) -> float:
+    """Return the quota of a group in cores; ValueError without one."""
+    quota, period = (group / "cpu.max").read_text().split()
+    return int(quota) / int(period)
+
+
+def _read_first_version(group: Path) -> float:
+    """Return the quota of a group of the first version of control groups; ValueError without one."""
+    quota = int((group / "cpu.cfs_quota_us").read_text())
+    if quota <= 0:
+        raise ValueError("no quota")
+    return quota / int((group / "cpu.cfs_period_us").read_text())
 
 
 def job_command(name: str) -> str:
@@ -31,7 +81,7 @@ def available_memory() -> int | None:
         found = int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return None
-    limit, used = (_read_number(_CGROUP / name) for name in ("memory.max", "memory.current"))
+    limit, used = (_read_number(_CONTROL_GROUPS / name) for name in ("memory.max", "memory.current"))
     # What the container's files hold in the page cache is given back on demand.
     return found if limit is None or used is None else min(found, limit - used + _cached_memory())
 
@@ -71,7 +121,7 @@ def _read_number(path: Path) -> int | None:
 
 def _cached_memory() -> int:
     try:
-        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        lines = (_CONTROL_GROUPS / "memory.stat").read_text().splitlines()
     except OSError:
         return 0
     return sum(int(line.split()[1]) for line in lines if line.split()[0] == "inactive_file")

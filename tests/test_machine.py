@@ -1,12 +1,20 @@
 """The machine that results are computed on."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from otad_ray import machine
 from otad_ray.errors import InputError
-from otad_ray.machine import available_memory, describe_machine, format_bytes, job_command, require_memory
+from otad_ray.machine import (
+    available_memory,
+    describe_machine,
+    format_bytes,
+    job_command,
+    num_cores,
+    require_memory,
+)
 
 
 def test_the_machine_is_named() -> None:
@@ -33,7 +41,7 @@ def test_memory_is_known_and_what_exceeds_it_is_refused_with_the_way_out() -> No
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
+    monkeypatch.setattr(machine, "_CONTROL_GROUPS", tmp_path)
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("60000\n")
     assert available_memory() != 40_000
@@ -47,3 +55,36 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 )
 def test_bytes_are_written_as_people_read_them(count: float, text: str) -> None:
     assert format_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("membership", "files", "cores"),
+    [
+        ("0::/jobs/mine", {"jobs/mine/cpu.max": "250000 100000"}, 2),
+        # A limit above one's own counts too, and a container sees its own group as the topmost one.
+        ("0::/jobs/mine", {"jobs/mine/cpu.max": "max 100000", "jobs/cpu.max": "300000 100000"}, 3),
+        ("0::/hidden/path", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, 8),
+        (
+            "4:memory:/a\n3:cpu,cpuacct:/a",
+            {"cpu,cpuacct/a/cpu.cfs_quota_us": "200000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"},
+            2,
+        ),
+        ("1:cpu:/a", {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ("0::/", {"cpu.max": "1600000 100000"}, 8),
+        (None, {}, 8),
+    ],
+)
+def test_cores_are_no_more_than_the_quota_of_a_container(
+    membership: str | None, files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if membership is not None:
+        (tmp_path / "cgroup").write_text(membership + "\n")
+    for name, text in files.items():
+        path = tmp_path / "groups" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    monkeypatch.setattr(machine, "_PROCESS", tmp_path)
+    monkeypatch.setattr(machine, "_CONTROL_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
+    assert num_cores() == cores

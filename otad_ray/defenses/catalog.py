@@ -10,7 +10,7 @@ from otad_ray.defenses.undefended import Undefended
 
 DEFENSES: Mapping[str, type[Defense]] = {
     "otad": OTAD,
-    "knn": KNN,
     "otad_nn": OTADNN,
+    "knn": KNN,
     "net": Undefended,
 }

@@ -21,7 +21,9 @@ logger = logging.getLogger(__name__)
 SPARE_CPUS = 1
 _SETTLE_SECONDS = 5.0
 _PROBE_SECONDS = 5.0
-
+# Ray's sockets lie up to 64 characters below its folder, and the path of a socket has at most 107.
+_LONGEST_FOLDER = 43
+_SHORT_FOLDER = "/tmp/ray"
 
 # A local cluster asks for a token, as it should; Ray need not announce it.
 logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
@@ -31,14 +33,22 @@ logging.getLogger("ray._private.authentication.authentication_token_setup").setL
 def ray_session(address: str | None = None, *, dashboard: bool = False) -> Iterator[None]:
     """Join the cluster at `address`, or at RAY_ADDRESS (set inside a submitted job), or start one on this machine.
 
-    A session that is already open in this process is used and left open. dashboard: start one with a cluster of our
-    own; Ray Train asks it about its actors, and complains every second where there is none.
+    A session that is already open in this process is used and left open.
+
+    Args:
+        address: of a cluster.
+        dashboard: start one with a cluster of our own; Ray Train asks it about its actors, and complains every second
+            where there is none.
+
+    Raises:
+        InputError: if no cluster answers, or the address is a job server's.
     """
     if ray.is_initialized():
         yield
         return
     address = address or os.environ.get("RAY_ADDRESS")
     if address:
+        _refuse_job_server(address)
         try:
             _probe(address)
             ray.init(address=address, logging_level=logging.WARNING)
@@ -49,7 +59,13 @@ def ray_session(address: str | None = None, *, dashboard: bool = False) -> Itera
     else:
         # The spare CPU need not be a core of its own: as many actors as cores can work.
         cpus = num_cores() + SPARE_CPUS
-        ray.init(address="local", num_cpus=cpus, include_dashboard=dashboard, logging_level=logging.WARNING)
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=dashboard,
+            logging_level=logging.WARNING,
+            _temp_dir=_choose_folder(),
+        )
     quiet_ray_data()
     try:
         yield
@@ -131,6 +147,21 @@ def choose_num_actors(requested: int | None, *, work: int) -> int:
 def starts_locally(address: str | None) -> bool:
     """Return whether a session at `address` would start a cluster on this machine."""
     return not ray.is_initialized() and not (address or os.environ.get("RAY_ADDRESS"))
+
+
+def _refuse_job_server(address: str) -> None:
+    """Raise InputError for an address that jobs are submitted to, and that no driver can join."""
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"{address!r} (--address or RAY_ADDRESS) is the address of a job server; submit the job to it with "
+            f"ray job submit --address {address}, or give the address of the cluster itself, such as HOST:6379"
+        )
+
+
+def _choose_folder() -> str | None:
+    """Return a folder for Ray's files if the paths of sockets would be too long in its own choice; None otherwise."""
+    parent = os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or ""
+    return _SHORT_FOLDER if len(os.path.join(parent, "ray")) > _LONGEST_FOLDER else None
 
 
 def _probe(address: str) -> None:

@@ -32,8 +32,11 @@ OTAD_NN = "otad_nn"
 KNN_NAME = "knn"
 # "released" is the same with the authors' cross term, "plain" over a net without residual connections.
 _RELEASED, _PLAIN = "_released", "plain_"
-_VARIANTS = (f"otad{_RELEASED}", f"{_PLAIN}otad", f"{_PLAIN}{NET}")
-NAMES = (*DEFENSES, *_VARIANTS)
+_HAVE_RELEASED, _HAVE_PLAIN = ("otad",), ("otad", NET)
+NAMES = (
+    *(name for base in DEFENSES for name in (base, *((f"{base}{_RELEASED}",) if base in _HAVE_RELEASED else ()))),
+    *(f"{_PLAIN}{base}" for base in _HAVE_PLAIN),
+)
 _RESIDUAL_ARCHITECTURE, _PLAIN_ARCHITECTURE = "fc_resnet", "fc_plain"
 
 

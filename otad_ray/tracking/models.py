@@ -24,7 +24,7 @@ _CODE = Path(__file__).with_name("model_code.py")
 # What `load_defense` imports of this package, and of others.
 _LAYERS = (
     *("__init__.py", "artifacts.py", "cip", "defenses", "errors.py", "locations.py", "locks.py", "machine.py"),
-    *("memory", "models", "permissions.py", "stages.py"),
+    *("memory", "models", "permissions.py", "process_state.py", "stages.py", "user_imports.py", "user_module.py"),
 )
 _REQUIREMENTS = ("mlflow", "numpy", "pyarrow", "safetensors", "torch")
 _DEFENSE, _MEMORY = "defense", "memory"

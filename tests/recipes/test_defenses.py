@@ -37,7 +37,7 @@ def test_a_cip_net_serves_another_metric_net_than_its_labels_came_from(
         save_defense(other, "otad_nn", cip_net=cip_net)
     integration = preset().integration
     for changed, message in [
-        (replace(integration, num_neighbors=4), "takes 5 neighbors, got num_neighbors=4"),
+        (replace(integration, num_neighbors=4), "takes 5 neighbors, got neighbors=4"),
         (
             replace(integration, cross_term="released"),
             "learned the solutions of cross_term theory.*cross_term released",
