@@ -50,7 +50,7 @@ def test_test_files_lie_at_the_path_of_their_module() -> None:
         if place.parts[0] in OTHER_FOLDERS or str(place) in CROSS_MODULE_TESTS:
             continue
         package = PACKAGE / place.parent
-        name = path.stem.removeprefix("test_")
+        name = path.stem.removeprefix("test_").strip("_")
         modules = {found.stem.strip("_") for found in package.rglob("*") if found.suffix == ".py" or found.is_dir()}
         if name not in modules - {"init"}:
             strangers.append(str(place))

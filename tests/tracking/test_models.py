@@ -138,7 +138,10 @@ def test_logged_model_holds_packages_and_networks_but_no_pickle(defense: Defense
         "memory",
         "models",
         "permissions.py",
+        "process_state.py",
         "stages.py",
+        "user_imports.py",
+        "user_module.py",
     }
     described = json.loads((directory / "artifacts" / "defense" / "defense.json").read_text())
     assert (described["memory"], described["backbone"]) == ("memory", "backbone")
