@@ -1,5 +1,6 @@
 """Modules that users bring: kept from changing their inputs, and checked for what they answer before any work."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,6 +12,10 @@ from torch.utils.hooks import RemovableHandle
 from otad_ray.attacks import check_logits
 from otad_ray.errors import InputError
 
+logger = logging.getLogger(__name__)
+
+# Batches of other sizes round otherwise, but by far less.
+_ALONE_TOLERANCE = 1e-3
 # Records and attacks compute in single precision; these types only say how a network was run.
 _SHORT_TYPES = (torch.bfloat16, torch.float16)
 
@@ -64,8 +69,25 @@ def ask_for_logits(module: nn.Module, x: Tensor, y: Tensor, *, who: str) -> Tens
     logits = _ask(module, x, y, who)
     # A random module's answers to the batch do not depend on whether it was asked for one sample too.
     with torch.random.fork_rng(devices=()):
-        _ask(module, x[:1], y[:1], who)
+        alone = _ask(module, x[:1], y[:1], who)
+    _compare_alone(alone, logits[:1], who)
     return logits
+
+
+def _compare_alone(alone: Tensor, in_batch: Tensor, who: str) -> None:
+    """Refuse another number of logits (1, C) for a sample alone than in a batch, and warn of other values."""
+    if alone.shape != in_batch.shape:
+        raise InputError(
+            f"{who} returned {in_batch.shape[1]} logits for a sample in a batch, and {alone.shape[1]} for the same "
+            "sample alone"
+        )
+    if not torch.allclose(alone, in_batch, rtol=_ALONE_TOLERANCE, atol=_ALONE_TOLERANCE, equal_nan=True):
+        logger.warning(
+            "%s answers a sample alone otherwise than in a batch, by up to %.2g: it is random, or samples of a batch "
+            "influence each other, and then attacks on it show little",
+            who,
+            float((alone - in_batch).abs().max()),
+        )
 
 
 def _ask(module: nn.Module, x: Tensor, y: Tensor, who: str) -> Tensor:

@@ -65,7 +65,7 @@ def _time_passes(defense: nn.Module, batch: Batch, num_outputs: int) -> tuple[fl
     torch.set_num_threads(1)
     try:
         with torch.no_grad():
-            logits = ask_for_logits(defense, batch.x, batch.y, who="the module")
+            logits = ask_for_logits(defense, batch.x, batch.y, who="the defense")
             if logits.shape[1] != num_outputs:
                 raise InputError(
                     f"the data set has {num_outputs} classes, the defense returns {logits.shape[1]} logits"

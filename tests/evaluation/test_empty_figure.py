@@ -7,7 +7,10 @@ import sys
 # As of a notebook whose package is not installed here.
 BACKEND = "module://missing_package.backend_inline"
 SCRIPT = """
-import io, os, sys
+import contextlib, io, os
+# Other packages try it first.
+with contextlib.suppress(ValueError):
+    import matplotlib
 from otad_ray.evaluation.empty_figure import make_figure
 figure = make_figure(2, 1)
 figure.subplots().plot([0, 1])

@@ -96,3 +96,13 @@ def test_a_question_for_one_sample_leaves_random_answers_as_they_are(x: Tensor) 
     torch.manual_seed(0)
     found = [ask_for_logits(module, x, torch.zeros(3, dtype=torch.int64), who="it"), module(x)]
     assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_a_sample_that_its_batch_influences_is_warned_of(x: Tensor, caplog: pytest.LogCaptureFixture) -> None:
+    labels = torch.zeros(3, dtype=torch.int64)
+    ask_for_logits(Answering(lambda flat: flat - flat[0]), x, labels, who="it")
+    assert not caplog.records
+    ask_for_logits(Answering(lambda flat: flat - flat.mean(0)), x, labels, who="the model")
+    assert "the model answers a sample alone otherwise than in a batch" in caplog.text
+    with pytest.raises(InputError, match="3 logits for a sample in a batch, and 1 for the same sample alone"):
+        ask_for_logits(Answering(lambda flat: flat @ flat.T), x, labels, who="it")
