@@ -9,8 +9,9 @@ import pytest
 from helpers.digits_jobs import quick_preset
 from otad_ray.errors import InputError
 from otad_ray.jobs.cli import check_main
-from otad_ray.jobs.nightly_sweep import NightlyConfig, run_nightly, sweep_presets
+from otad_ray.jobs.nightly_sweep import EXPERIMENT, NightlyConfig, _last_good, run_nightly, sweep_presets
 from otad_ray.presets import Preset
+from otad_ray.tracking import default_tracking_uri
 
 
 def config(storage: Path, night: str, **fields) -> NightlyConfig:
@@ -83,3 +84,16 @@ def test_bad_input_before_any_work(tmp_path: Path) -> None:
         config(tmp_path, "a/b")
     with pytest.raises(InputError, match="nights compare classifiers"):
         run_nightly(config(tmp_path, "a", presets=("wine_quality_red",)))
+
+
+def test_a_night_whose_experiment_was_deleted_says_that_it_was_not_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    uri = default_tracking_uri(None, tmp_path)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    client.delete_experiment(client.create_experiment(EXPERIMENT))
+    found, reason = _last_good(uri, {"otad.kind": "nightly"}, tmp_path, tmp_path)
+    assert found is None
+    assert reason is not None
+    assert "experiment 'nightly' was deleted" in reason
+    assert f"not compared: {reason}" in caplog.text
