@@ -1,6 +1,7 @@
 """A preset in a storage root: its data set is described first, and the root may be another user's."""
 
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
