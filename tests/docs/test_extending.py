@@ -26,6 +26,7 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_tests_of_the_page_pass(copy: Path) -> None:
     asked = [command.removeprefix(_PYTEST) for command in commands(PAGE, "sh") if command.startswith(_PYTEST)]
     targets = [target for arguments in asked for target in shlex.split(arguments)]

@@ -63,7 +63,7 @@ def read_shards(root: Path) -> dict[str, str]:
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize("run", [label, evaluate, sweep])
+@pytest.mark.parametrize("run", [label, evaluate, pytest.param(sweep, marks=pytest.mark.slow)])
 def test_actors_and_this_process_write_identical_shards(
     run: Callable[..., dict[str, Any]], trained: Path, tmp_path: Path
 ) -> None:
