@@ -15,6 +15,7 @@ from otad_ray.data.synthetic import gaussian_classes, is_gaussian
 from otad_ray.data.tables import WINE_FEATURES, TableSource, fetch_wine, read_wine, standardize
 from otad_ray.data.tiny_imagenet_classes import TINY_IMAGENET_CLASSES
 from otad_ray.errors import InputError
+from otad_ray.locations import resolve_path
 
 DEFAULT_LABEL_COLUMN = "label"
 
@@ -179,4 +180,4 @@ def absolute_name(name: str) -> str:
 def _own_path(name: str) -> Path | None:
     if name in DATA_SETS or not ("/" in name or name.endswith(".h5ad") or Path(name).is_dir()):
         return None
-    return Path(name).expanduser().absolute()
+    return resolve_path(name, "the data set")

@@ -14,6 +14,7 @@ from otad_ray.data.parquet.rows import Columns, Decoder, ParquetRows
 from otad_ray.data.rows import ArrayRows, Rows, SubsetRows
 from otad_ray.data.splits import random_tenth
 from otad_ray.errors import InputError
+from otad_ray.locations import resolve_path
 
 Split = Literal["train", "fit", "validation", "test"]
 SPLITS: tuple[str, ...] = get_args(Split)
@@ -34,7 +35,7 @@ class DataFolders:
         named = os.environ.get("OTAD_DATA")
         if not named:
             return cls(cache=cache)
-        given = Path(named).expanduser().absolute()
+        given = resolve_path(named, "OTAD_DATA")
         if not given.is_dir():
             raise InputError(f"OTAD_DATA is {given}, which is no folder; correct it or unset it")
         return cls(given=given, cache=cache)

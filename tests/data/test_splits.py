@@ -206,6 +206,16 @@ def test_a_data_folder_that_is_none_is_refused(tmp_path: Path, monkeypatch: pyte
     assert DataFolders.from_environment().given == tmp_path
 
 
+def test_a_data_folder_may_be_a_file_address_but_no_bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTAD_DATA", tmp_path.as_uri())
+    assert DataFolders.from_environment().given == tmp_path
+    monkeypatch.setenv("OTAD_DATA", "s3://bucket/data")
+    with pytest.raises(InputError, match=r"OTAD_DATA.*s3://bucket/data"):
+        DataFolders.from_environment()
+    with pytest.raises(InputError, match=r"the data set.*s3://bucket/data"):
+        data_set("s3://bucket/data")
+
+
 IMAGE = pa.array([b"abcd", b"abcd"], pa.binary())
 
 

@@ -50,6 +50,7 @@ def test_networks_are_tracked_with_their_epochs(evaluated: dict[str, Any], stora
     assert kinds["evaluation"].data.metrics["accuracy_otad_nn"] == evaluated["accuracy_otad_nn"]
 
 
+@pytest.mark.slow
 def test_a_small_sweep_attacks_the_metric_net_too(evaluated: dict[str, Any], storage: Path) -> None:
     config = SweepConfig(
         preset=preset(),
