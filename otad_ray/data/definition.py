@@ -174,7 +174,9 @@ def find_folder(name: str, folders: DataFolders, fetch: Callable[[Path], None]) 
     if folders.given is not None and (folders.given / name).is_dir():
         return folders.given / name
     if folders.cache is None:
-        raise InputError(f"data set {name!r} is not in OTAD_DATA ({folders.given or 'not set'}) and no cache is given")
+        raise InputError(
+            f"data set {name!r} is not in OTAD_DATA ({folders.given or 'not set'}); set it to a folder with {name}"
+        )
     directory = folders.cache / name
     if not directory.is_dir():
         with atomic_directory(directory) as temporary:
