@@ -19,6 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any, NoReturn, SupportsIndex
 
 from otad_ray.errors import InputError
+from otad_ray.locations import resolve_path
 from otad_ray.process_state import read_process_state, restore_process_state
 from otad_ray.user_imports import Namespace, visible_to_pickle
 
@@ -34,17 +35,18 @@ def split_location(location: str, *, expected: str) -> tuple[Path, str]:
     """Split `path/to/file.py:name` into the absolute path of an existing Python file and the name.
 
     Args:
-        location: What the user gave; `~` is the home folder.
+        location: What the user gave; its file is a path as `resolve_path` takes it.
         expected: What the name should stand for, with its article, for error messages.
 
     Raises:
-        InputError: For another form, a file that does not exist, or one whose name does not end with `.py`.
+        InputError: For another form, a file that does not exist or is no local path, or one whose name does not end
+            with `.py`.
     """
     file, _, name = location.rpartition(":")
-    path = Path(file).expanduser().absolute()
     form = f"need path/to/file.py:name, {expected}"
     if not file or not name.isidentifier():
         raise InputError(f"{location!r} has no name of Python's after a colon; {form}")
+    path = resolve_path(file, f"the file of {location!r}")
     if not path.is_file():
         raise InputError(f"{location!r}: there is no file {path}; {form}")
     if path.suffix != ".py":
