@@ -100,12 +100,10 @@ def weak_attack(evidence: Evidence) -> Iterator[Flag]:
                 "or not on all samples",
             )
         elif (robust := float(net.robust.mean())) >= _WEAK_ROBUST:
-            yield Flag(
+            yield make_flag(
+                outcome,
                 name="weak_attack",
                 severity="warning",
-                attack=attack,
-                norm=norm,
-                eps=outcome.eps,
                 value=robust,
                 threshold=_WEAK_ROBUST,
                 message=f"{describe_place(outcome)} leaves {robust:.1%} of the undefended net robust",
