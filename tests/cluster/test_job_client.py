@@ -3,21 +3,19 @@
 import json
 import os
 import re
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
-from helpers.digits_jobs import QUICK_OPTIONS, REPOSITORY, ROWS, descendants, read_labels, wait_for
+from helpers.digits_jobs import QUICK_OPTIONS, REPOSITORY, ROWS, read_labels, wait_for
+from helpers.local_servers import ray_head
 
 BIN = Path(sys.executable).parent
 SECRET = "opensesame"
@@ -25,71 +23,20 @@ QUICK_NIGHT = ["--presets", "digits", "--samples", "100", "--attacks", "noise", 
 QUICK_NIGHT += ["--defense", "otad", "net", "--eps", "0.5", "--num-actors", "2"]
 
 
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
-
-
-def listens(port: int) -> bool:
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def stop(process: subprocess.Popen) -> None:
-    """End a head and all that it started; asked kindly, Ray takes half a minute."""
-    below = descendants(process.pid)
-    process.terminate()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=3)
-    for child in [process.pid, *below]:
-        with suppress(ProcessLookupError):
-            os.kill(child, signal.SIGKILL)
-    process.wait(timeout=30)
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[dict[str, str]]:
     """Environment in which `ray` talks to a new head; `OTAD_HEAD` is the address of its job server."""
-    names = (
-        "port",
-        "dashboard-port",
-        "dashboard-agent-listen-port",
-        "dashboard-agent-grpc-port",
-        "runtime-env-agent-port",
-        "metrics-export-port",
-        "ray-client-server-port",
-        "node-manager-port",
-        "object-manager-port",
-    )
-    ports = dict(zip(names, free_ports(len(names)), strict=True))
-    address = f"http://127.0.0.1:{ports['dashboard-port']}"
-    environment = {
-        **os.environ,
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "OTAD_HEAD": address,
-        "RAY_API_SERVER_ADDRESS": address,
-        # Where credentials may be: in the environment of the head, which drivers inherit.
-        "MLFLOW_TRACKING_URI": f"http://user:{SECRET}@127.0.0.1:9",
-    }
     # Sockets lie below the temporary folder, and their paths must stay short.
     with tempfile.TemporaryDirectory(prefix="otad-", dir="/tmp", ignore_cleanup_errors=True) as temporary:
-        environment["OTAD_SESSION"] = temporary
-        command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus=3", "--node-ip-address=127.0.0.1"]
-        command += ["--dashboard-host=127.0.0.1", f"--temp-dir={temporary}", "--object-store-memory=200000000"]
-        command += [f"--{name}={port}" for name, port in ports.items()]
-        with Path(temporary, "head.log").open("w") as log:
-            process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-        try:
-            wait_for(lambda: process.poll() is not None or listens(ports["dashboard-port"]), 90)
-            yield environment
-        finally:
-            stop(process)
+        variables = {
+            "PATH": f"{BIN}:{os.environ['PATH']}",
+            # Where credentials may be: in the environment of the head, which drivers inherit.
+            "MLFLOW_TRACKING_URI": f"http://user:{SECRET}@127.0.0.1:9",
+        }
+        with ray_head(Path(temporary), **variables) as running:
+            own = {"OTAD_HEAD": running.job_server, "RAY_API_SERVER_ADDRESS": running.job_server}
+            shared = {name: value for name, value in running.environment.items() if name != "RAY_ADDRESS"}
+            yield {**shared, **own, "OTAD_SESSION": temporary}
 
 
 def at_home(head: dict[str, str], storage: Path, **variables: str) -> dict[str, str]:

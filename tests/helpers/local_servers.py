@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.digits_jobs import descendants
+
 REPOSITORY = Path(__file__).parents[2]
 _TOOLS = REPOSITORY / ".tools" / "usr" / "bin"
 _RAY = Path(sys.executable).parent / "ray"
@@ -44,10 +46,11 @@ def find_tool(name: str) -> str | None:
 
 @dataclass(frozen=True)
 class Head:
-    """environment: in which jobs join it. folder: Ray's temporary one."""
+    """environment: in which jobs join it. folder: Ray's temporary one. job_server: the address jobs are sent to."""
 
     environment: Mapping[str, str]
     folder: Path
+    job_server: str
 
     @property
     def service_discovery(self) -> Path:
@@ -70,7 +73,8 @@ def ray_head(folder: Path, **environment: str) -> Iterator[Head]:
     command = [str(_RAY), "start", "--head", "--block", "--num-cpus=3", "--node-ip-address=127.0.0.1"]
     command += ["--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--object-store-memory=200000000"]
     command += [f"--{name}={port}" for name, port in ports.items()]
-    head = Head({**shared, "RAY_ADDRESS": f"127.0.0.1:{ports['port']}"}, folder)
+    joining = {**shared, "RAY_ADDRESS": f"127.0.0.1:{ports['port']}"}
+    head = Head(joining, folder, job_server=f"http://127.0.0.1:{ports['dashboard-port']}")
     with _process(command, folder / "head.log", env=shared) as process:
         _wait(lambda: _lists_a_target(head), 120, process, "the Ray head")
         yield head
@@ -138,7 +142,7 @@ def _process(command: list[str], log: Path, env: Mapping[str, str] | None = None
 
 def _stop(process: subprocess.Popen) -> None:
     """Asked kindly, a Ray head takes half a minute: after three seconds it is not asked."""
-    below = _descendants(process.pid)
+    below = descendants(process.pid)
     process.terminate()
     with suppress(subprocess.TimeoutExpired):
         process.wait(timeout=3)
@@ -146,18 +150,6 @@ def _stop(process: subprocess.Popen) -> None:
         with suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     process.wait(timeout=30)
-
-
-def _descendants(process: int) -> set[int]:
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            with suppress(OSError):
-                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found = {process}
-    while more := {child for child, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found - {process}
 
 
 def _wait(condition: Callable[[], bool], seconds: float, process: subprocess.Popen, what: str) -> None:
