@@ -35,7 +35,7 @@ def resolve_path(given: str | Path, option: str) -> Path:
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:
-        raise InputError(f"{option} is {text!r}: {error}; give an absolute path") from error
+        raise InputError(f"{option} is {text!r}: there is no such home folder; give an absolute path") from error
 
 
 def resolve_tracking_uri(given: str) -> str:
