@@ -126,7 +126,7 @@ def relaxation_figure(records: pa.Table, *, title: str) -> "Figure | None":
     ):
         counts = np.bincount(values.astype(np.int64))
         axes.bar(np.arange(len(counts)) + shift, counts / len(values), width=0.4, label=name, color=color)
-    axes.locator_params(axis="x", integer=True)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.set_xlabel("relaxations of (l, L)")
     axes.set_ylabel("share of records")
     axes.spines[["top", "right"]].set_visible(False)

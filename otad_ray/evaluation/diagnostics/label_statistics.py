@@ -74,4 +74,4 @@ def _bars(axes: "Axes", counts: Counter[int], label: str) -> None:
     axes.bar(keys, [counts[key] for key in keys], color="#4269d0")
     axes.set_xlabel(label)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.locator_params(axis="x", integer=True)
+    axes.locator_params(axis="x", integer=True, min_n_ticks=1)

@@ -169,4 +169,7 @@ def test_the_distributions(tmp_path: Path) -> None:
     figure = relaxation_figure(records, title="relaxations")
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert heights == pytest.approx([2 / 3, 1 / 3, 1 / 3, 0, 2 / 3])
+    records = rows("pgd", 1.0, first(1, 3), clean_relaxations=[0, 0, 0], relaxations=[0, 0, 0])
+    (axes,) = relaxation_figure(records, title="none relaxed").axes
+    assert all(float(tick).is_integer() for tick in axes.get_xticks())
     assert relaxation_figure(rows("pgd", 1.0, first(1, 3)), title="none") is None
