@@ -17,7 +17,7 @@ import torch
 
 from otad_ray.errors import InputError
 from otad_ray.process_state import read_process_state, restore_process_state
-from otad_ray.user_module import call_object, files_of, fingerprint, load_object
+from otad_ray.user_module import absolute_location, call_object, files_of, fingerprint, load_object, split_location
 
 FUNCTION = "a function that returns a number"
 
@@ -284,3 +284,22 @@ def test_ctrl_c_while_a_file_runs_is_the_users(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         call(path)
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_locations_are_split_and_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, mine="")
+    (tmp_path / "mine.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    assert split_location("mine.py:build", expected=FUNCTION) == (tmp_path / "mine.py", "build")
+    assert absolute_location("./mine.py:build", expected=FUNCTION) == f"{tmp_path}/mine.py:build"
+    assert split_location(f"{tmp_path.as_uri()}/mine.py:build", expected=FUNCTION) == (tmp_path / "mine.py", "build")
+    for location, message in (
+        ("mine.py", "has no name of Python's after a colon; need path/to/file.py:name, a function"),
+        ("mine.py:not a name", "has no name of Python's after a colon"),
+        ("nowhere.py:build", "there is no file .*/nowhere.py"),
+        ("~nobody-of-this-name/mine.py:build", "give an absolute path"),
+        ("s3://bucket/mine.py:build", "a shared POSIX path is needed"),
+        ("mine.txt:build", r"is no Python file; its name must end with \.py"),
+    ):
+        with pytest.raises(InputError, match=message):
+            split_location(location, expected=FUNCTION)

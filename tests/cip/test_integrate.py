@@ -286,3 +286,27 @@ def test_points_in_a_smaller_isometric_space() -> None:
     assert set(full.status.tolist()) <= {Status.SOLVED, Status.RELAXED}
     torch.testing.assert_close(small.weights, full.weights, rtol=0, atol=1e-10)
     torch.testing.assert_close(small.potentials, full.potentials, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"points": torch.zeros(2, 0, 3)}, "K >= 1"),
+        ({"points": torch.zeros(2, 4, 0), "features": torch.zeros(2, 4, 0)}, "D >= 1"),
+        ({"features": torch.zeros(2, 4, 5)}, "must agree"),
+        ({"query": torch.zeros(3, 3)}, "query must be"),
+        ({"query": torch.zeros(2, 3, dtype=torch.float64)}, "must all be float32 or all float64"),
+        ({"potentials": torch.zeros(2, 3)}, "potentials must be"),
+        ({"solver": "simplex"}, "unknown solver 'simplex'; known: dual, mosek, clarabel"),
+        ({"cross_term": "paper"}, "unknown cross_term 'paper'; known: theory, released"),
+    ],
+)
+def test_refuses_bad_input(change: dict, message: str) -> None:
+    arguments = {
+        "query": torch.zeros(2, 3),
+        "points": torch.zeros(2, 4, 3),
+        "features": torch.zeros(2, 4, 3),
+        "regularity": Regularity(),
+    }
+    with pytest.raises(ValueError, match=message):
+        integrate(**{**arguments, **change})
