@@ -38,16 +38,9 @@ class Defense(nn.Module, ABC):
 
     Attributes:
         kind: What a saved defense is recognized by; never to be changed.
-        backbone: The network whose head gives the logits.
     """
 
     kind: ClassVar[str]
-    backbone: Backbone
-
-    @classmethod
-    @abstractmethod
-    def from_parts(cls, parts: "DefenseParts") -> Self:
-        """Make the defense of a preset's parts, with the settings that follow from the preset."""
 
     @classmethod
     @abstractmethod
@@ -55,11 +48,11 @@ class Defense(nn.Module, ABC):
         """Make the defense that was saved, of its parts and with its settings."""
 
     @abstractmethod
-    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, Solution | None]:
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Solution | None]:
         """Compute the outputs, and what they came from.
 
         Returns:
-            Logits (B, C); the features (B, D) that the head was given; how these were solved for, or None.
+            Logits (B, C); the features (B, D) that the head was given, or None; how these were solved for, or None.
         """
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -108,6 +101,11 @@ class MemoryDefense(Defense):
         with stage("model"):
             points = self.backbone.coordinates(inputs)
             return points if self.metric is None else self.metric(inputs), points
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, parts: "DefenseParts") -> Self:
+        """Make the defense of a preset's parts, with the settings that follow from the preset."""
 
     @cached_property
     def training_classes(self) -> Tensor:

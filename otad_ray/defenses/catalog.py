@@ -1,14 +1,14 @@
-"""The defenses by name. To add one, add an entry."""
+"""The defenses that are made of a preset's own parts, by name. To add one, add an entry."""
 
 from collections.abc import Mapping
 
-from otad_ray.defenses.base import Defense
+from otad_ray.defenses.base import MemoryDefense
 from otad_ray.defenses.knn import KNN
 from otad_ray.defenses.otad import OTAD
 from otad_ray.defenses.otad_nn import OTADNN
 from otad_ray.defenses.undefended import Undefended
 
-DEFENSES: Mapping[str, type[Defense]] = {
+DEFENSES: Mapping[str, type[MemoryDefense] | type[Undefended]] = {
     "otad": OTAD,
     "otad_nn": OTADNN,
     "knn": KNN,

@@ -3,14 +3,18 @@
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from otad_ray.cip import Regularity
 from otad_ray.defenses.base import CIP_NET_FOLDER, METRIC_FOLDER
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import Backbone, CipNet, MetricNet, load_backbone, load_cip_net, load_metric_net
+from otad_ray.models.checkpoints import Family
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class DefenseParts(Protocol):
@@ -83,3 +87,7 @@ class SavedParts:
     @cached_property
     def cip_net(self) -> CipNet:
         return load_cip_net(self.directory / CIP_NET_FOLDER).to(self.memory.points.device)
+
+    def read_network(self, folder: str, family: Family[Network]) -> Network:
+        """Return the network that is saved in a folder of the defense."""
+        return family.load(self.directory / folder).to(self._device)

@@ -1,0 +1,1 @@
+"""The defenses that OTAD is compared with, one file each."""

@@ -1,0 +1,1 @@
+"""The catalog of baselines: what each is made of, and how it is trained."""
