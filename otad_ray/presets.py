@@ -33,6 +33,7 @@ class Preset:
         cip_net: what approximates the solver, where it is asked for (otad_nn).
         cip_net_training: how that net is trained.
         integration: its options carry no prefix on the command line (`--neighbors 5`).
+        defense_settings: changes of the settings that baselines are trained with, such as pgd_at.eps=0.2.
     """
 
     name: Suppress[str]
@@ -47,6 +48,7 @@ class Preset:
     cip_net: CipNetConfig = field(default_factory=CipNetConfig)
     cip_net_training: CipNetTrainingConfig = field(default_factory=CipNetTrainingConfig)
     integration: Annotated[IntegrationConfig, arg(name="")] = field(default_factory=IntegrationConfig)
+    defense_settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # Other processes have other working directories.

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from otad_ray.defenses.base import DESCRIPTION, Defense
+from otad_ray.defenses.baselines import BASELINE_DEFENSES
 from otad_ray.defenses.catalog import DEFENSES
 from otad_ray.defenses.parts import SavedParts
 from otad_ray.errors import InputError
@@ -26,7 +27,7 @@ def load_defense(directory: str | Path, *, search: str = "torch", device: str | 
         InputError: If there is no defense, or one that cannot be loaded.
     """
     directory = Path(directory).absolute()
-    kinds = {defense.kind: defense for defense in DEFENSES.values()}
+    kinds: dict[str, type[Defense]] = {kind.kind: kind for kind in (*DEFENSES.values(), *BASELINE_DEFENSES)}
     try:
         description = json.loads((directory / DESCRIPTION).read_text())
         kind = description["kind"]

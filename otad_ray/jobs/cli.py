@@ -56,6 +56,7 @@ def run_job(name: str, arguments: Sequence[str] | None = None, *, prog: str | No
             run,
             description=description,
             default_preset=job.default_preset,
+            subject=job.subject,
             arguments=arguments,
             prog=prog,
         )
@@ -67,6 +68,7 @@ def parse(
     *,
     description: str,
     default_preset: str = DEFAULT_PRESET,
+    subject: str | None = None,
     prog: str | None = None,
 ) -> Config:
     """Return the configuration of a command line `[PRESET] [--field value ...]`: a preset with fields replaced.
@@ -76,21 +78,28 @@ def parse(
         arguments: the command line, without the program.
         description: of the job; its first line is shown.
         default_preset: preset of a command line that names none.
+        subject: field that the first word says, before the preset; None for a configuration without one.
         prog: how messages call the program; None for its path.
 
     Raises:
-        InputError: for an unknown preset, and for values that the configuration refuses.
+        InputError: for an unknown preset, a missing subject, and for values that the configuration refuses.
         SystemExit: for options that do not exist, and after --help.
     """
     arguments = list(arguments)
+    asks_for_help = any(item in ("-h", "--help") for item in arguments)
+    given: dict[str, Any] = {}
+    if subject is not None and not asks_for_help:
+        if not arguments or arguments[0].startswith("-"):
+            raise InputError(f"name the {subject} first, such as: {prog or sys.argv[0]} {subject.upper()} PRESET")
+        given[subject] = arguments.pop(0)
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else default_preset
     preset = find_preset(name)
     summary = description.partition("\n")[0]
     return tyro.cli(
         config,
         args=arguments,
-        default=config(preset=preset),
-        prog=f"{prog or sys.argv[0]} [{'|'.join(PRESETS)}]",
+        default=config(preset=preset, **given),
+        prog=f"{prog or sys.argv[0]} {subject.upper() + ' ' if subject else ''}[{'|'.join(PRESETS)}]",
         description=f"{summary} Defaults below are those of preset {name!r}.",
     )
 
@@ -101,6 +110,7 @@ def main(
     *,
     description: str,
     default_preset: str = DEFAULT_PRESET,
+    subject: str | None = None,
     arguments: Sequence[str] | None = None,
     prog: str | None = None,
 ) -> None:
@@ -110,7 +120,12 @@ def main(
         SystemExit: with 2 for bad input, 1 for what a rerun may mend (a full disk and the like), 130 if interrupted.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    _run(lambda: parse(config, given, description=description, default_preset=default_preset, prog=prog), run)
+    _run(
+        lambda: parse(
+            config, given, description=description, default_preset=default_preset, subject=subject, prog=prog
+        ),
+        run,
+    )
 
 
 def check_main(

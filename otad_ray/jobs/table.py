@@ -21,6 +21,7 @@ class Job:
         name: the job's module, and its script in `jobs/`.
         config: class of its options.
         run: function that takes them and returns the summary, which is printed as JSON.
+        subject: option that the first word of the command line says, before the preset; None for a job without one.
         default_preset: preset of a command line that names none; None for a job whose options name no single preset.
         finding: field of the summary that ends the job with 2 if it is neither empty nor zero. Bad input then ends it
             with 1 instead of 2.
@@ -29,6 +30,7 @@ class Job:
     name: str
     config: str
     run: str
+    subject: str | None = None
     default_preset: str | None = DEFAULT_PRESET
     finding: str | None = None
 
@@ -48,6 +50,7 @@ JOBS: Mapping[str, Job] = _by_name(
     Job(name="nightly_sweep", config="NightlyConfig", run="run_nightly", default_preset=None, finding="regressions"),
     Job(name="train_backbone", config="TrainJobConfig", run="run_backbone_training"),
     Job(name="train_metric", config="TrainJobConfig", run="run_metric_training", default_preset="digits_vit"),
+    Job(name="train_defense", config="DefenseJobConfig", run="run_defense_training", subject="defense"),
     Job(name="build_memory", config="JobConfig", run="run_memory_build"),
     Job(name="label_qcp", config="LabelJobConfig", run="run_label_job"),
     Job(name="train_cip_net", config="CipNetJobConfig", run="run_cip_net_training", default_preset="digits_vit"),
@@ -59,6 +62,7 @@ JOBS: Mapping[str, Job] = _by_name(
 
 # Commands that are no jobs, by name: modules whose `main(arguments, prog=...)` returns the exit code.
 COMMANDS: Mapping[str, str] = {
+    "defenses": f"{__package__}.defenses",
     "submit": f"{__package__}.submit",
     "write_deployment": f"{__package__}.write_deployment",
 }

@@ -26,6 +26,8 @@ class DefenseSource:
         search: how memories are searched; it changes no result.
         net: name of the undefended net that shows how strong attacks are.
         state: digest of the parameters and buffers of a user's module; None for others.
+        max_samples: the most samples that it is asked for, because it is slow; None for all.
+        warning: what its training ended with that speaks against it; None if nothing does.
     """
 
     name: str
@@ -35,6 +37,8 @@ class DefenseSource:
     search: str
     net: str = NET
     state: str | None = None
+    max_samples: int | None = None
+    warning: str | None = None
 
     def open(self) -> nn.Module:
         """Return the defense, in evaluation mode; InputError if a user's function builds another one than before."""

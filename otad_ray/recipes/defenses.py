@@ -1,7 +1,8 @@
 """The defenses that jobs evaluate and attack, by name; each is saved once, and opened by path in every worker."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,10 @@ from otad_ray.locations import resolve_path
 from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import Backbone, CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
+from otad_ray.recipes.baselines.catalog import BASELINES
+from otad_ray.recipes.baselines.parts import PresetBaselineParts
+from otad_ray.recipes.baselines.recipe import check_baseline, explain_collapse, explain_misfit
+from otad_ray.recipes.baselines.settings import parse_changes
 from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.defense_source import NET, DefenseSource
 from otad_ray.recipes.memory import ensure_memory
@@ -26,6 +31,8 @@ from otad_ray.recipes.user_module import EXPECTED, build_module, digest_state
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.user_module import absolute_location, fingerprint, is_location, split_location
 
+logger = logging.getLogger(__name__)
+
 # OTAD-T-NN, whose CIP-net is trained, and labeled for, only if it is asked for.
 OTAD_NN = "otad_nn"
 # KNN, whose net and training points an attacker of any defense of the preset knows.
@@ -33,10 +40,13 @@ KNN_NAME = "knn"
 # "released" is the same with the authors' cross term, "plain" over a net without residual connections.
 _RELEASED, _PLAIN = "_released", "plain_"
 _HAVE_RELEASED, _HAVE_PLAIN = ("otad",), ("otad", NET)
-NAMES = (
+_OWN_NAMES = (
     *(name for base in DEFENSES for name in (base, *((f"{base}{_RELEASED}",) if base in _HAVE_RELEASED else ()))),
     *(f"{_PLAIN}{base}" for base in _HAVE_PLAIN),
 )
+NAMES = (*_OWN_NAMES, *BASELINES)
+# Stands for all names that fit the data set.
+ALL = "all"
 _RESIDUAL_ARCHITECTURE, _PLAIN_ARCHITECTURE = "fc_resnet", "fc_plain"
 
 
@@ -81,15 +91,19 @@ def find_defenses(
 
     Args:
         workspace: the preset.
-        names: names in `NAMES`, and `file.py:function` for the user's own.
+        names: names in `NAMES`, `file.py:function` for the user's own, and `all`.
         cip_net: directory of the CIP-net of OTAD-T-NN (default: the preset's).
 
     Raises:
         InputError: for an unknown name, and for a user's file that cannot be built, before any work.
     """
     check_names(names)
+    names = expand_names(workspace, names)
+    parse_changes(workspace.preset.defense_settings)
     for name in names:
-        if name not in NAMES:
+        if name in BASELINES:
+            check_baseline(workspace, BASELINES[name])
+        elif name not in NAMES:
             build_module(absolute_location(name, expected=EXPECTED))
     if OTAD_NN in names and cip_net is not None:
         open_cip_net(workspace, cip_net)
@@ -106,15 +120,32 @@ def find_defenses(
 
 def check_names(names: Sequence[str]) -> None:
     """Refuse a defense that is neither known nor a user's file."""
+    known = f"known: {', '.join(NAMES)}, {ALL} of them that fit, or path/to/file.py:function for your own"
     if not names:
-        raise InputError(f"need a defense; known: {', '.join(NAMES)}, or path/to/file.py:function for your own")
+        raise InputError(f"need a defense; {known}")
     for name in names:
         if is_location(name):
             split_location(name, expected=EXPECTED)
-        elif name not in NAMES:
-            raise InputError(
-                f"unknown defense {name!r}; known: {', '.join(NAMES)}, or path/to/file.py:function for your own"
-            )
+        elif name not in (*NAMES, ALL):
+            raise InputError(f"unknown defense {name!r}; {known}")
+
+
+def expand_names(workspace: Workspace, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of defenses, each once, with all that fit the data set in place of `all`."""
+    expanded = [item for name in names for item in (_list_fitting(workspace) if name == ALL else (name,))]
+    return tuple(dict.fromkeys(expanded))
+
+
+def _list_fitting(workspace: Workspace) -> Iterator[str]:
+    """Yield the names of the defenses that fit the data set; say which do not."""
+    is_residual = workspace.preset.backbone.architecture == _RESIDUAL_ARCHITECTURE
+    yield from (name for name in _OWN_NAMES if is_residual or not name.startswith(_PLAIN))
+    for name, entry in BASELINES.items():
+        reason = explain_misfit(workspace, entry)
+        if reason is None:
+            yield name
+        else:
+            logger.info("without %s: %s", name, reason)
 
 
 def save_defense(workspace: Workspace, name: str, *, cip_net: str | None = None) -> Path:
@@ -125,6 +156,8 @@ def save_defense(workspace: Workspace, name: str, *, cip_net: str | None = None)
         name: a name in `NAMES`.
         cip_net: directory of the CIP-net of OTAD-T-NN (default: the preset's).
     """
+    if name in BASELINES:
+        return workspace.open_once(("defense", name), partial(_save_baseline, workspace, name))
     if name.startswith(_PLAIN):
         return save_defense(plain_workspace(workspace), name.removeprefix(_PLAIN))
     integration = workspace.preset.integration
@@ -173,6 +206,15 @@ def _save(parts: PresetParts, name: str) -> Path:
     return directory
 
 
+def _save_baseline(workspace: Workspace, name: str) -> Path:
+    """Make a baseline, and save it at the place that its identity names, unless it is there already."""
+    defense = BASELINES[name].make(PresetBaselineParts(workspace, name))
+    directory = workspace.directory("defenses", defense.identity())
+    if not directory.is_dir():
+        defense.save(directory)
+    return directory
+
+
 def _find_known(workspace: Workspace, name: str, *, cip_net: str | None) -> DefenseSource:
     """Return the source of a defense of the preset."""
     path = save_defense(workspace, name, cip_net=cip_net if name == OTAD_NN else None)
@@ -185,6 +227,8 @@ def _find_known(workspace: Workspace, name: str, *, cip_net: str | None) -> Defe
         fingerprint=path.name,
         search=workspace.search,
         net=f"{_PLAIN}{NET}" if is_plain else NET,
+        max_samples=BASELINES[name].max_samples if name in BASELINES else None,
+        warning=explain_collapse(workspace, name) if name in BASELINES else None,
     )
 
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from otad_ray.models.checkpoints import Architecture, Family
-
 
 @dataclass(frozen=True, kw_only=True)
 class SmallConvConfig:
@@ -55,6 +53,3 @@ class SmallConv(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Map images (B, *shape) in [0, 1] to logits (B, C)."""
         return self.layers(inputs)
-
-
-CLASSIFIERS: Family[SmallConv] = Family("classifier", {"small_conv": Architecture(SmallConvConfig, SmallConv)})

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from otad_ray.data import DataSet
 from otad_ray.defenses import Defense
-from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
 from otad_ray.models.checkpoints import Family
 from otad_ray.training import EpochMetrics, LoopConfig, TrainingStore
@@ -56,7 +55,8 @@ class Training:
         train: trains it.
         family: reads and writes its checkpoints.
         needs_net: whether it is trained against the preset's undefended net.
-        measure: returns metrics of the finished network on held-out rows, given the network, inputs and targets.
+        measure: returns metrics of the finished network on held-out rows, given the network, inputs, targets and
+            settings.
     """
 
     settings: Mapping[str, LoopConfig]
@@ -64,7 +64,7 @@ class Training:
     train: Train
     family: Family[Any]
     needs_net: bool = False
-    measure: Callable[[Any, Tensor, Tensor], Mapping[str, float]] | None = None
+    measure: Callable[[Any, Tensor, Tensor, Any], Mapping[str, float]] | None = None
 
 
 class BaselineParts(Protocol):
@@ -78,11 +78,6 @@ class BaselineParts(Protocol):
     @property
     def net(self) -> Backbone:
         """The preset's undefended net."""
-        ...
-
-    @property
-    def input_memory(self) -> NeighborMemory:
-        """The training samples as they are, flattened, as points of a memory; its features are one-hot classes."""
         ...
 
 
