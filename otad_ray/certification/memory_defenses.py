@@ -27,10 +27,12 @@ from otad_ray.certification.certificate import Certificate
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.memory_table import MemoryTable, memory_table
 from otad_ray.certification.motion import Geometry, Motion
+from otad_ray.certification.nearest_neighbor import certify_nearest_neighbor
 from otad_ray.certification.neighborhoods import PredictedRows, neighborhood_certificate
 from otad_ray.certification.solver_error import solver_error
 from otad_ray.cip import Status, center_displacement
 from otad_ray.defenses import KNN, OTAD, OTADNN, MemoryDefense
+from otad_ray.defenses.baselines.nearest_neighbor import NearestNeighbor
 from otad_ray.errors import InputError
 
 # Inputs predicted at a time.
@@ -81,6 +83,7 @@ CERTIFIERS: Mapping[type, Callable[[Any, Tensor], Certificate]] = {
     OTAD: certify_otad,
     OTADNN: certify_otad_nn,
     KNN: certify_knn,
+    NearestNeighbor: certify_nearest_neighbor,
 }
 
 

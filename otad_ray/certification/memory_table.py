@@ -6,14 +6,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from otad_ray.certification.key_distances import KeyDistances, largest_norm, split_rows
 from otad_ray.certification.margins import AffineHead
 from otad_ray.memory import NeighborMemory
-
-# Bytes of float64 rows of the memory held at a time, and bytes of a block of distances.
-_ROW_BYTES = 32 << 20
-_BLOCK_BYTES = 16 << 20
-
-_SINGLE = torch.finfo(torch.float32)
 
 # A number in float64 times this stays below itself when rounded to float32, and so do a few roundings in float32.
 BELOW = 1 - 2.0**-22
@@ -28,16 +23,16 @@ class MemoryTable:
 
     def __init__(self, memory: NeighborMemory, head: AffineHead, strong_convexity: float) -> None:
         self.keys, self.head, self.strong_convexity = memory.keys, head, strong_convexity
-        self._key_squares = torch.cat([block.square().sum(1) for block in _blocks(memory.keys)])
-        self._key_norm = _largest_norm(memory.keys)
-        self._point_norm = self._key_norm if memory.points is memory.keys else _largest_norm(memory.points)
-        self._feature_norm = _largest_norm(memory.features)
-        logits = torch.cat([head.logits(block) for block in _blocks(memory.features)])
+        self._distances = KeyDistances(memory.keys)
+        searched_by_points = memory.points is memory.keys
+        self._point_norm = self._distances.largest_norm if searched_by_points else largest_norm(memory.points)
+        self._feature_norm = largest_norm(memory.features)
+        logits = torch.cat([head.logits(block) for block in split_rows(memory.features)])
         leaders = head.leaders(logits, head.rounding(logits.new_tensor([self._feature_norm])))
         self.members = [(leaders == label).nonzero().squeeze(1) for label in range(logits.shape[1])]
         # Logits of `y_j = z_j - l x_j`, from which those of `w_j = y_j + l x` follow.
         if strong_convexity != 0:
-            seen = torch.cat([block.double() @ head.seen.T for block in _blocks(memory.points)])
+            seen = torch.cat([block.double() @ head.seen.T for block in split_rows(memory.points)])
             logits = logits - strong_convexity * seen
         self._logits = logits.T.contiguous()
 
@@ -47,9 +42,7 @@ class MemoryTable:
         Infinite or 0 for l = 0, where `w_j` does not move.
         """
         if self.strong_convexity == 0:
-            return self._key_squares.new_zeros(len(self._key_squares)).index_fill_(
-                0, self.members[predicted], torch.inf
-            )
+            return torch.zeros_like(self._distances.squares).index_fill_(0, self.members[predicted], torch.inf)
         rounding = self.head.rounding(self.center_norm(point.unsqueeze(0)))[0]
         moved = self.strong_convexity * self.head.seen @ point.double()
         slopes = self.head.center_slopes(self.strong_convexity)
@@ -64,19 +57,8 @@ class MemoryTable:
         return points.double().norm(dim=1) + self._point_norm
 
     def distance_bounds(self, keys: Tensor) -> Iterator[Tensor]:
-        """For each key (E,) of keys (n, E), lower bounds (N,) float32 of its distances to the memory's.
-
-        By a product in float32, less its error for any order of summation, with a few terms to spare for what is
-        rounded after it: squares are lower by about `E 2^-24` of the norms' square.
-        """
-        block = max(1, _BLOCK_BYTES // (4 * len(self.keys)))
-        norms = keys.double().norm(dim=1) + self._key_norm
-        error = (self.keys.shape[1] + 24) * (_SINGLE.eps * norms.square() / 2 + 4 * _SINGLE.tiny)
-        offset = (keys.double().square().sum(1) - error).float().unsqueeze(1)
-        for rows, shift in zip(keys.split(block), offset.split(block), strict=True):
-            squared = torch.addmm(self._key_squares, rows, self.keys.T, alpha=-2.0)
-            # One at a time: a block would leave the processor's cache.
-            yield from (row.add_(amount).clamp_min_(0).sqrt_() for row, amount in zip(squared, shift, strict=True))
+        """Yield for each of keys (n, E) lower bounds (N,) float32 of its distances to the memory's."""
+        return self._distances.lower_bounds(keys)
 
 
 _tables: WeakKeyDictionary[NeighborMemory, MemoryTable] = WeakKeyDictionary()
@@ -88,13 +70,3 @@ def memory_table(memory: NeighborMemory, head: AffineHead, strong_convexity: flo
     if table is None or table.strong_convexity != strong_convexity or not table.head.agrees_with(head):
         table = _tables[memory] = MemoryTable(memory, head, strong_convexity)
     return table
-
-
-def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
-    return rows.split(max(1, _ROW_BYTES // (8 * rows.shape[1])))
-
-
-def _largest_norm(rows: Tensor) -> float:
-    """Rounded up."""
-    largest = max(float(block.double().norm(dim=1).max()) for block in _blocks(rows))
-    return largest * (1 + 1e-6)

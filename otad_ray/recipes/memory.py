@@ -61,7 +61,7 @@ def _build_memory(
     rows.check()
     logger.info("building the memory of %d rows in %s", len(rows), directory)
     names = [*_Embedded._fields[1:], *(["keys"] if metric is not None else [])]
-    columns = _split_columns(_embed_rows(rows, backbone, metric), names)
+    columns = split_columns(_embed_rows(rows, backbone, metric), names)
     NeighborMemory.build(
         directory,
         columns.pop("keys", None),
@@ -104,8 +104,8 @@ class _Embedded(NamedTuple):
     ids: Tensor
 
 
-def _split_columns(batches: Iterator[_Embedded], names: Sequence[str]) -> dict[str, Iterator[Tensor]]:
-    """Return the fields of the batches, each as an iterator.
+def split_columns(batches: Iterator[Any], names: Sequence[str]) -> dict[str, Iterator[Tensor]]:
+    """Return fields of the batches, which are named tuples of tensors, each as an iterator.
 
     If all are consumed in lockstep, one batch is held at a time; `itertools.tee` would hold 57 of them, which it frees
     together.
