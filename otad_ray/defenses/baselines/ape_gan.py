@@ -1,6 +1,8 @@
 """APE-GAN (Shen et al. 2017): a generator maps attacked images back to clean ones before they are classified."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -107,7 +109,9 @@ class ApeGanNetworks(nn.Module):
 
 
 APE_GANS: Family[ApeGanNetworks] = Family("ape_gan", {"ape_gan": Architecture(ApeGanConfig, ApeGanNetworks)})
-GENERATORS: Family[Generator] = Family("ape_gan generator", {"ape_gan_generator": Architecture(ApeGanConfig, Generator)})
+GENERATORS: Family[Generator] = Family(
+    "ape_gan generator", {"ape_gan_generator": Architecture(ApeGanConfig, Generator)}
+)
 
 
 class ApeGan(Purifier):
@@ -118,7 +122,7 @@ class ApeGan(Purifier):
     """
 
     kind = "ape_gan"
-    families = {"generator": GENERATORS, "classifier": BACKBONES}
+    families: ClassVar[Mapping[str, Family[Any]]] = {"generator": GENERATORS, "classifier": BACKBONES}
 
     def __init__(self, generator: nn.Module, classifier: nn.Module) -> None:
         """Hold the parts.

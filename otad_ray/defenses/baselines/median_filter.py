@@ -1,6 +1,7 @@
 """Median filtering of images before a classifier: feature squeezing by spatial smoothing (Xu et al. 2018)."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.nn import functional
 from otad_ray.defenses.baselines.baseline import Purifier
 from otad_ray.errors import InputError
 from otad_ray.models import BACKBONES
+from otad_ray.models.checkpoints import Family
 
 SIZES = (2, 3)
 
@@ -26,7 +28,7 @@ class MedianFilter(Purifier):
     """
 
     kind = "median_filter"
-    families = {"classifier": BACKBONES}
+    families: ClassVar[Mapping[str, Family[Any]]] = {"classifier": BACKBONES}
 
     def __init__(self, classifier: nn.Module, *, size: int = 3) -> None:
         """Hold the parts.

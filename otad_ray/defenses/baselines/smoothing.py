@@ -1,9 +1,9 @@
 """Randomized smoothing: the class that a network predicts for most copies of an input with Gaussian noise added."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -65,7 +65,7 @@ class Smoothing(Baseline):
     """
 
     kind = "smoothing"
-    families = {"network": NOISE_CLASSIFIERS}  # noqa: RUF012
+    families: ClassVar[Mapping[str, Family[Any]]] = {"network": NOISE_CLASSIFIERS}
     draws_to_average = 1
 
     def __init__(

@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping
 
-from otad_ray.recipes.baselines import adversarial
+from otad_ray.recipes.baselines import adversarial, ape_gan, median_filter, nearest_neighbor, smoothing
 from otad_ray.recipes.baselines.entry import BaselineEntry
 
-_ENTRIES: tuple[BaselineEntry, ...] = (*adversarial.ENTRIES,)
+_ENTRIES: tuple[BaselineEntry, ...] = (
+    *adversarial.ENTRIES,
+    *median_filter.ENTRIES,
+    ape_gan.ENTRY,
+    nearest_neighbor.ENTRY,
+    smoothing.ENTRY,
+)
 
 BASELINES: Mapping[str, BaselineEntry] = {entry.name: entry for entry in _ENTRIES}

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from otad_ray.data import DataSet
 from otad_ray.defenses import Defense
+from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
 from otad_ray.models.checkpoints import Family
 from otad_ray.training import EpochMetrics, LoopConfig, TrainingStore
@@ -25,6 +26,7 @@ class Train(Protocol):
         inputs: Tensor,
         targets: Tensor,
         config: Any,
+        /,
         *,
         classifier: nn.Module | None,
         on_epoch: Callable[[EpochMetrics], None],
@@ -78,6 +80,11 @@ class BaselineParts(Protocol):
     @property
     def net(self) -> Backbone:
         """The preset's undefended net."""
+        ...
+
+    @property
+    def input_memory(self) -> NeighborMemory:
+        """The training samples as they are, flattened, as the keys of a memory; its features are one-hot classes."""
         ...
 
 

@@ -61,7 +61,15 @@ def _build_memory(workspace: Workspace, rows: Rows, directory: Path) -> None:
         "split": workspace.preset.training.rows,
         "data": rows.fingerprint,
     }
-    NeighborMemory.build(directory, **columns, provenance=provenance)
+    NeighborMemory.build(
+        directory,
+        columns["keys"],
+        columns["points"],
+        columns["features"],
+        columns["labels"],
+        columns["ids"],
+        provenance=provenance,
+    )
 
 
 class _Samples(NamedTuple):

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
+from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
 from otad_ray.recipes.backbone import ensure_backbone
+from otad_ray.recipes.baselines.input_memory import ensure_input_memory
 from otad_ray.recipes.baselines.recipe import ensure_baseline
 from otad_ray.recipes.workspace import Workspace
 
@@ -28,3 +30,7 @@ class PresetBaselineParts:
     @property
     def net(self) -> Backbone:
         return ensure_backbone(self.workspace).network
+
+    @property
+    def input_memory(self) -> NeighborMemory:
+        return ensure_input_memory(self.workspace)

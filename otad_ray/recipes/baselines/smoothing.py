@@ -31,7 +31,7 @@ def _build(settings: SmoothingSettings, shape: tuple[int, ...], num_outputs: int
 
 
 @torch.no_grad()
-def _measure(network: NoiseConv, inputs: Tensor, targets: Tensor) -> Mapping[str, float]:
+def _measure(network: NoiseConv, inputs: Tensor, targets: Tensor, settings: SmoothingSettings) -> Mapping[str, float]:
     """Return the accuracy on one noisy copy of each row."""
     generator = torch.Generator().manual_seed(0)
     device = next(network.parameters()).device
