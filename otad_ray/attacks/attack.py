@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from otad_ray.attacks.budget import NORMS, Budget
 from otad_ray.attacks.streams import Streams
 from otad_ray.defenses import MemoryDefense
+from otad_ray.defenses.randomness import fix_noise, is_random
 from otad_ray.errors import InputError
 
 # gradient: iterative, with gradients of any kind. one_step: with one gradient. black_box: from outputs alone.
@@ -119,7 +120,8 @@ class Attack(ABC):
         """Attack samples.
 
         Args:
-            defense: The module to attack, from inputs (B, *shape) to logits (B, C), or (B, 1) in regression.
+            defense: The module to attack, from inputs (B, *shape) to logits (B, C), or (B, 1) in regression. A random
+                one takes its noise from `forward(inputs, generator)`, and draws it from the streams of the samples.
             x: Samples (B, *shape), within the budget's bounds.
             y: Their labels (B,): classes, or float targets.
             budget: How far samples may be moved.
@@ -145,6 +147,8 @@ class Attack(ABC):
             return AttackResult(x_adv=x.clone(), queries=none, gradient_queries=none, zero_gradient_share=share)
         if surrogate is None and isinstance(defense, MemoryDefense):
             surrogate = defense
+        if is_random(defense):
+            defense = fix_noise(defense, streams.shared_seed())
         result = self._run(Target(defense, x, y, budget, streams, surrogate))
         return AttackResult(**{**vars(result), "x_adv": budget.finish(x, result.x_adv)})
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from otad_ray.attacks.attack import Cost, Target, check_logits
 from otad_ray.attacks.goals import Goal
+from otad_ray.defenses.randomness import count_draws
 from otad_ray.errors import InputError
 
 
@@ -38,15 +39,19 @@ class Gradient(Protocol):
 
 @dataclass(frozen=True)
 class ExactGradient:
-    """Automatic differentiation of the defense; for OTAD through the program's optimality conditions."""
+    """Automatic differentiation of the defense; for OTAD through the program's optimality conditions.
+
+    For a random defense it is the mean over its draws: expectation over transformation (Athalye et al. 2018).
+    """
 
     @property
     def cost(self) -> Cost:
         return Cost(0, 1)
 
     def __call__(self, target: Target, moved: Tensor, goal: Goal) -> Evaluation:
-        logits, _, gradient = _differentiate(target.defense, moved, target.y, goal)
-        return Evaluation(logits, gradient, _counts(moved, 1), _counts(moved, 1))
+        draws = count_draws(target.defense)
+        logits, gradient = _average(draws, lambda: _differentiate(target.defense, moved, target.y, goal))
+        return Evaluation(logits, gradient, _counts(moved, draws), _counts(moved, draws))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,24 +98,56 @@ class SmoothedGradient:
 
 @dataclass(frozen=True)
 class BackwardPassGradient:
-    """BPDA: the defense's outputs forward, the undefended net backward (Athalye et al. 2018; paper, Section V.B)."""
+    """BPDA: the defense's outputs forward, something differentiable backward (Athalye et al. 2018; paper, Section V.B).
+
+    Backward through a purifier goes the identity, and then its classifier's gradient at the purified input. Backward
+    through any other defense goes the undefended net. For a random defense it is the mean over its draws.
+    """
 
     @property
     def cost(self) -> Cost:
         return Cost(0, 1)
 
     def __call__(self, target: Target, moved: Tensor, goal: Goal) -> Evaluation:
-        net = undefended_net(target)
-        with torch.no_grad():
-            outputs = target.defense(moved)
-        check_logits(outputs, moved, target.y)
+        draws = count_draws(target.defense)
+        replace_backward = _skip_purifier if isinstance(target.defense, Purifying) else _replace_defense
+        logits, gradient = _average(
+            draws, lambda: _differentiate(replace_backward(target, moved), moved, target.y, goal)
+        )
+        return Evaluation(logits, gradient, _counts(moved, draws), _counts(moved, draws))
 
-        def forward(inputs: Tensor) -> Tensor:
-            approximate = net(inputs)
-            return approximate + (outputs - approximate).detach()
 
-        _, _, gradient = _differentiate(forward, moved, target.y, goal)
-        return Evaluation(outputs, gradient, _counts(moved, 1), _counts(moved, 1))
+@runtime_checkable
+class Purifying(Protocol):
+    """A defense that makes cleaner inputs, and asks a classifier for them."""
+
+    classifier: nn.Module
+
+    def purify(self, inputs: Tensor) -> Tensor:
+        """Map inputs (B, *shape) to inputs of the same kind."""
+        ...
+
+
+def _skip_purifier(target: Target, moved: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a purifying defense as it is at `moved`, with the identity backward through the purifier."""
+    purifier = cast(Purifying, target.defense)
+    with torch.no_grad():
+        purified = purifier.purify(moved)
+    return lambda inputs: purifier.classifier(inputs + (purified - inputs).detach())
+
+
+def _replace_defense(target: Target, moved: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a defense as it is at `moved`, with the undefended net backward."""
+    net = undefended_net(target)
+    with torch.no_grad():
+        outputs = target.defense(moved)
+    check_logits(outputs, moved, target.y)
+
+    def forward(inputs: Tensor) -> Tensor:
+        approximate = net(inputs)
+        return outputs + (approximate - approximate.detach())
+
+    return forward
 
 
 def undefended_net(target: Target) -> nn.Module:
@@ -143,6 +180,15 @@ def _differentiate(
     if gradient is None:
         gradient = torch.zeros_like(x)
     return logits.detach(), losses.detach(), torch.nan_to_num(gradient, 0.0, 0.0, 0.0)
+
+
+def _average(draws: int, ask: Callable[[], tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Return logits (B, C) and gradients (B, *shape), averaged over so many answers of `_differentiate`."""
+    logits, _, gradient = ask()
+    for _ in range(draws - 1):
+        more_logits, _, more_gradient = ask()
+        logits, gradient = logits + more_logits, gradient + more_gradient
+    return logits / draws, gradient / draws
 
 
 def _counts(x: Tensor, value: int) -> Tensor:

@@ -24,6 +24,11 @@ class Streams:
     def __len__(self) -> int:
         return len(self._generators)
 
+    @property
+    def generators(self) -> tuple[torch.Generator, ...]:
+        """The generator of each stream, whose draws advance it."""
+        return tuple(self._generators)
+
     def take(self, rows: Tensor) -> Self:
         """The streams of some rows, given by position (n,): the same ones, not copies."""
         return type(self)([self._generators[row] for row in rows.tolist()])

@@ -16,12 +16,18 @@ def certified_radius(defense: nn.Module, inputs: Tensor) -> Certificate:
 
     For every float32 input `x'` with `|x' - x| < r`, in l2 and the inputs' own units, the class of the largest logit is
     that at `x`; whether it is the right class is the caller's matter. Rounded down; 0 where nothing is proven.
-    A module with a method `certified_radius(inputs) -> (radius, method)` certifies itself; others by `CERTIFIERS`.
+    A module with a method `certified_radius(inputs) -> (radius, method)` certifies itself, and with
+    `certified_linf_radius(inputs) -> (radius, method)` also in linf; others are certified by `CERTIFIERS`.
     Raises InputError, with the reason, for what has no certificate, and where its method returns no certificate.
     """
     own = getattr(defense, "certified_radius", None)
     if own is not None:
-        return _checked(type(defense).__name__, own(inputs), len(inputs))
+        found = _check(f"{type(defense).__name__}.certified_radius", own(inputs), len(inputs))
+        in_linf = getattr(defense, "certified_linf_radius", None)
+        if in_linf is None:
+            return found
+        other = _check(f"{type(defense).__name__}.certified_linf_radius", in_linf(inputs), len(inputs))
+        return found._replace(linf_radius=other.radius)
     if type(defense) not in CERTIFIERS:
         known = ", ".join(kind.__name__ for kind in CERTIFIERS)
         raise InputError(
@@ -47,9 +53,8 @@ def _check_precision(inputs: Tensor) -> None:
         )
 
 
-def _checked(name: str, returned: Any, count: int) -> Certificate:
-    """The certificate that a defense's own method returned; InputError, naming the defense, where it is none."""
-    call = f"{name}.certified_radius"
+def _check(call: str, returned: Any, count: int) -> Certificate:
+    """Return the certificate that a defense's own method returned; InputError, naming the method, if it is none."""
     try:
         radius, method = returned
         radius, method = torch.as_tensor(radius, dtype=torch.float64), list(method)

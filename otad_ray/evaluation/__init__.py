@@ -3,6 +3,7 @@
 from otad_ray.evaluation.bracket.certified import broken_certificates, certified_samples, required_radius
 from otad_ray.evaluation.bracket.figures import example_figure, radius_figure, relaxation_figure, robustness_figure
 from otad_ray.evaluation.bracket.night_to_night import Worsening, find_worsenings
+from otad_ray.evaluation.bracket.overview import overview_figure, overview_table, ranking_table
 from otad_ray.evaluation.bracket.per_sample import Comparison, compare_defenses, sample_outcomes
 from otad_ray.evaluation.bracket.proportions import Proportion, mcnemar, mcnemar_less, wilson_interval
 from otad_ray.evaluation.bracket.regression_errors import (
@@ -79,7 +80,10 @@ __all__ = [
     "mcnemar",
     "mcnemar_less",
     "neighbor_accuracy",
+    "overview_figure",
+    "overview_table",
     "radius_figure",
+    "ranking_table",
     "record_attack",
     "record_schema",
     "regression_errors",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from otad_ray.attacks import check_logits
+from otad_ray.defenses.randomness import is_random
 from otad_ray.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,9 @@ def ask_for_logits(module: nn.Module, x: Tensor, y: Tensor, *, who: str) -> Tens
         InputError: if the module raises, or returns anything else than floating-point logits for each sample.
     """
     logits = _ask(module, x, y, who)
+    if is_random(module):
+        # It answers a sample alone with other noise.
+        return logits
     # A random module's answers to the batch do not depend on whether it was asked for one sample too.
     with torch.random.fork_rng(devices=()):
         alone = _ask(module, x[:1], y[:1], who)

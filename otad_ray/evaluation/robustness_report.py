@@ -1,7 +1,7 @@
 """What is known of one defense under attack: its bracket, the flags, and the records that both follow from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -89,6 +89,7 @@ def build_report(
     not_certified: str | None,
     net_records: pa.Table | None = None,
     sanity: Budget | None = None,
+    warnings: Sequence[str] = (),
 ) -> RobustnessReport:
     """Compute the bracket of a defense and the flags from its records.
 
@@ -103,6 +104,8 @@ def build_report(
         not_certified: why the defense has no certificate; None if it has one.
         net_records: attack records of the undefended net, which show how strong the attacks are.
         sanity: a budget at which nothing can be robust; its records are checked, but not reported.
+        warnings: what is known to speak against the defense, whatever the records say, such as a training that
+            collapsed.
     """
     certificates = clean if not_certified is None else None
     evidence = Evidence(
@@ -127,7 +130,10 @@ def build_report(
         norm=norm,
         eps_unit=eps_unit,
         bracket=bracket,
-        flags=find_flags(evidence),
+        flags=(
+            *(Flag(name="known_weakness", severity="warning", message=text) for text in warnings),
+            *find_flags(evidence),
+        ),
         records=reported,
         clean=clean,
         not_certified=not_certified,

@@ -7,7 +7,7 @@ from otad_ray.attacks import Budget, Norm, find_attack
 from otad_ray.data import Split
 from otad_ray.errors import InputError
 from otad_ray.options import ActorJobConfig
-from otad_ray.recipes.defenses import OTAD_NN, check_cip_net_directory, check_names
+from otad_ray.recipes.defenses import ALL, OTAD_NN, check_cip_net_directory, check_names
 from otad_ray.sweep.samples import COHORT_SIZE
 
 
@@ -17,8 +17,9 @@ class SweepConfig(ActorJobConfig):
 
     Attributes:
         defense: otad, otad_released (the authors' cross term), otad_nn (CIP-net in place of the solver), knn, net
-            (undefended), plain_otad and plain_net (without residual connections), or path/to/file.py:function, which
-            returns your own torch.nn.Module.
+            (undefended), plain_otad and plain_net (without residual connections); the baselines that `otad defenses`
+            lists; all, for every one of these that fits the data set; or path/to/file.py:function, which returns your
+            own torch.nn.Module.
         cip_net_directory: a CIP-net for otad_nn in place of the preset's.
         attacks: attacks on all samples (default: the cheap ones that fit the data set).
         costly_attacks: attacks on the first costly_samples (default: those that fit, or none where attacks are named).
@@ -49,7 +50,7 @@ class SweepConfig(ActorJobConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_names(self.defense)
-        asked = OTAD_NN in self.defense
+        asked = OTAD_NN in self.defense or ALL in self.defense
         check_cip_net_directory(self.cip_net_directory, asked=asked, option=f"--defense {OTAD_NN}")
         for name in (*(self.attacks or ()), *(self.costly_attacks or ())):
             find_attack(name)

@@ -20,7 +20,8 @@ def print_cost(defenses: Sequence[DefenseUnits], num_workers: int) -> None:
             left = len(unit.output.unfinished(RETRYABLE_RECORDS)) / sum(1 for _ in unit.output.shards)
             cost = unit.task.named.attack.cost
             forwards = cost.forwards + _VERIFICATION
-            each = forwards * defense.probe.forward_seconds + cost.gradients * defense.probe.gradient_seconds
+            gradients = cost.gradients * defense.probe.draws
+            each = forwards * defense.probe.forward_seconds + gradients * defense.probe.gradient_seconds
             seconds = left * unit.task.samples.count * (each + cost.own_seconds) / num_workers
             total += seconds
             if seconds >= _LISTED_SECONDS:

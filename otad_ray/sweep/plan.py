@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, sqrt
 
 from otad_ray.attacks import ATTACKS, Attack, Budget, NamedAttack, name_attack
@@ -91,6 +91,16 @@ class SweepPlan:
         if self.sanity is None or planned.name not in SANITY_ATTACKS:
             return self.budgets
         return (*self.budgets, self.sanity)
+
+    def limit(self, count: int | None) -> "SweepPlan":
+        """Return the plan on its first samples, so many at most; None for all of them."""
+        if count is None or count >= self.samples.count:
+            return self
+        return replace(
+            self,
+            samples=replace(self.samples, count=count),
+            attacks=tuple(replace(planned, samples=min(planned.samples, count)) for planned in self.attacks),
+        )
 
 
 def make_plan(workspace: Workspace, config: SweepConfig) -> SweepPlan:

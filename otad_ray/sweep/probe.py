@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from otad_ray.certification import certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
+from otad_ray.defenses.randomness import count_draws
 from otad_ray.errors import InputError
 from otad_ray.evaluation.foreign_module import ask_for_logits
 from otad_ray.recipes.defense_source import DefenseSource
@@ -29,11 +30,13 @@ class Probe:
         not_certified: why it has no certificate; None if it has one.
         forward_seconds: seconds a sample of a forward pass, on one thread.
         gradient_seconds: seconds a sample of a forward pass with a gradient, on one thread.
+        draws: forward passes that an attack averages for each gradient.
     """
 
     not_certified: str | None
     forward_seconds: float
     gradient_seconds: float
+    draws: int = 1
 
 
 def probe_defense(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -> Probe:
@@ -52,7 +55,7 @@ def probe_defense(workspace: Workspace, plan: SweepPlan, source: DefenseSource) 
         ) from error
     if reason:
         logger.info("%s: not certified: %s", source.name, reason)
-    return Probe(reason, forward, gradient)
+    return Probe(reason, forward, gradient, count_draws(defense))
 
 
 def _time_passes(defense: nn.Module, batch: Batch, num_outputs: int) -> tuple[float, float]:

@@ -18,7 +18,10 @@ from otad_ray.evaluation import (
     RobustnessReport,
     build_report,
     compare_defenses,
+    overview_figure,
+    overview_table,
     radius_figure,
+    ranking_table,
     relaxation_figure,
     robustbench_entry,
     sample_outcomes,
@@ -39,6 +42,11 @@ KIND = "sweep"
 # What was found of every sample and defense: two sweeps of the same samples are compared by it.
 OUTCOMES = "outcomes.parquet"
 _TABLE = "report.txt"
+_OVERVIEW = "brackets.png"
+# From so many defenses on, one table of all is easier to read than a line for each pair.
+_MANY = 4
+# What the others are tested against.
+_REFERENCE = "otad"
 # What MLflow made of the sweep, once.
 _TRACKED = ("run_id", "attack_runs", "compare")
 
@@ -61,7 +69,7 @@ def report_sweep(
     reports = _build_reports(workspace, plan, defenses)
     outcomes = None if workspace.definition.task == "regression" else _collect_outcomes(plan, defenses, reports)
     comparisons = [] if outcomes is None else list(compare_defenses(outcomes, _list_eps(plan)))
-    text = "\n\n".join([*map(str, reports.values()), *(["\n".join(map(str, comparisons))] if comparisons else [])])
+    text = "\n\n".join([*map(str, reports.values()), *_compare(plan, reports, comparisons)])
     print(text, file=sys.stderr)
     files = _write_files(workspace, plan, defenses, reports, directory, text, outcomes)
     manifest = _make_manifest(directory, identity, plan, defenses, reports, comparisons, seconds)
@@ -81,6 +89,24 @@ def report_sweep(
         "flags": {name: [flag.name for flag in report.flags] for name, report in reports.items()},
         "run_id": manifest["run_id"],
     }
+
+
+def _compare(plan: SweepPlan, reports: Reports, comparisons: Sequence[Comparison]) -> list[str]:
+    """Return what the text of a sweep says of its defenses together: pairs of a few, a table and a ranking of many."""
+    if len(reports) < _MANY:
+        return ["\n".join(map(str, comparisons))] if comparisons else []
+    brackets = _list_brackets(reports)
+    flags = {name: [flag.name for flag in report.flags if flag.severity != "info"] for name, report in reports.items()}
+    reference = _REFERENCE if _REFERENCE in reports else next(iter(reports))
+    return [
+        overview_table(brackets, flags, norm=plan.norm),
+        ranking_table(brackets, comparisons, norm=plan.norm, reference=reference),
+    ]
+
+
+def _list_brackets(reports: Reports) -> dict[str, Bracket]:
+    """Return the brackets of classifiers by defense; regressions have none."""
+    return {name: report.bracket for name, report in reports.items() if isinstance(report.bracket, Bracket)}
 
 
 def _build_reports(workspace: Workspace, plan: SweepPlan, defenses: Sequence[DefenseUnits]) -> Reports:
@@ -103,6 +129,7 @@ def _build_reports(workspace: Workspace, plan: SweepPlan, defenses: Sequence[Def
             not_certified=defense.probe.not_certified,
             net_records=records.get(defense.source.net),
             sanity=plan.sanity,
+            warnings=() if defense.source.warning is None else (defense.source.warning,),
         )
         for defense in defenses
     }
@@ -198,9 +225,22 @@ def _write_files(
                     figure.savefig(temporary, dpi=150, format="png")
                 files.append(path)
         files += _write_entries(workspace, plan, reports[name], directory)
+    if len(reports) >= _MANY:
+        files.append(_draw_overview(workspace, plan, reports, directory))
     with atomic_file(directory / OUTCOMES) as temporary:
         pq.write_table(outcomes, temporary, compression="zstd")
     return [*files, directory / OUTCOMES]
+
+
+def _draw_overview(workspace: Workspace, plan: SweepPlan, reports: Reports, directory: Path) -> Path:
+    """Draw the brackets of all defenses; return the path of the figure."""
+    title = f"{workspace.preset.name}: {plan.samples.count} samples"
+    figure = overview_figure(
+        _list_brackets(reports), norm=plan.norm, eps_unit=workspace.definition.eps_unit, title=title
+    )
+    with atomic_file(directory / _OVERVIEW) as temporary:
+        figure.savefig(temporary, dpi=150, format="png", bbox_inches="tight")
+    return directory / _OVERVIEW
 
 
 def _draw_figures(

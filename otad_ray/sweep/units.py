@@ -45,6 +45,7 @@ class DefenseUnits:
 
 def plan_units(workspace: Workspace, plan: SweepPlan, source: DefenseSource, probe: Probe) -> DefenseUnits:
     """Start, or continue, the directories of a defense's results."""
+    plan = plan.limit(source.max_samples)
     certified = probe.not_certified is None
     clean = make_clean_unit(workspace, plan, source, certified=certified)
     return DefenseUnits(source, probe, clean, tuple(make_attack_units(workspace, plan, source)))

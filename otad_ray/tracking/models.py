@@ -100,7 +100,7 @@ def _write_model(directory: Path, example: np.ndarray, num_outputs: int, scratch
     """The model as MLflow lays it out, in `scratch`; the memory's files are links."""
     description = json.loads((directory / DESCRIPTION).read_text())
     defense, code, path = (scratch / name for name in (_DEFENSE, otad_ray.__name__, "model"))
-    for folder in NETWORK_FOLDERS:
+    for folder in (*NETWORK_FOLDERS, *description.get("networks", ())):
         if folder in description:
             _link_files(directory / description[folder], defense / description[folder])
     memory = (directory / description[_MEMORY]).resolve() if _MEMORY in description else None

@@ -38,7 +38,16 @@ def robustness_figure(report: Bracket, *, norm: str, eps_unit: str, title: str) 
     _curve(axes, eps, worst, label="worst case", color=_WORST, marker="o", linewidth=2.8, zorder=4)
     certified = [budget.certified for budget in budgets if budget.certified is not None]
     if certified:
-        _curve(axes, eps, certified, label="certified", color=_CERTIFIED, marker="s", linewidth=2.0, zorder=3)
+        _curve(
+            axes,
+            eps,
+            certified,
+            label="certified (probabilistic)" if report.probabilistic else "certified",
+            color=_CERTIFIED,
+            marker="s",
+            linewidth=2.0,
+            zorder=3,
+        )
         low, high = [share.value for share in certified], [share.value for share in worst]
         axes.fill_between(eps, low, high, color="0.5", alpha=0.2, linewidth=0, label="the truth lies here")
     _attack_curves(axes, report, norm)

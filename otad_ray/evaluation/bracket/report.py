@@ -7,8 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from otad_ray.defenses.baselines import PROBABILISTIC
 from otad_ray.evaluation.bracket.attack_outcomes import AttackOutcome, attack_outcomes, has_status, read_flags
-from otad_ray.evaluation.bracket.certified import broken_certificates, certified_samples, required_radius
+from otad_ray.evaluation.bracket.certified import broken_certificates, find_certified
 from otad_ray.evaluation.bracket.proportions import Proportion
 from otad_ray.evaluation.records.schema import METRIC_COLUMNS, RecordStatus
 from otad_ray.evaluation.records.verification import EPS_TOLERANCE
@@ -74,6 +75,7 @@ class Bracket:
     broken_certificates: ids of samples whose certificate an example refutes. early_stop: samples were skipped once
         broken, so an attack's numbers contain those of the attacks before it.
     lipschitz_max, lipschitz_median: as of an attack, over all records. relative_error: mean RE where it was given.
+    probabilistic: what certificates say that hold with a probability only; None for proofs.
     """
 
     standard: Proportion
@@ -84,6 +86,7 @@ class Bracket:
     lipschitz_max: float | None
     lipschitz_median: float | None
     relative_error: float | None
+    probabilistic: str | None = None
 
 
 def compute_bracket(
@@ -123,7 +126,14 @@ def compute_bracket(
         lipschitz_max=lipschitz[0],
         lipschitz_median=lipschitz[1],
         relative_error=relative_error,
+        probabilistic=None if certificates is None else _find_probabilistic(certificates),
     )
+
+
+def _find_probabilistic(certificates: pa.Table) -> str | None:
+    """Return the method of certificates that hold with a probability only; None if there is none."""
+    methods = (method for method in certificates["method"].unique().to_pylist() if method.startswith(PROBABILISTIC))
+    return next(methods, None)
 
 
 def breaking_distances(records: pa.Table, norm: str) -> tuple[np.ndarray, np.ndarray]:
@@ -163,11 +173,12 @@ def _budget_result(
     evaluations = np.zeros(len(ids), dtype=np.int64)
     for outcome in outcomes:
         evaluations[np.searchsorted(ids, outcome.ids)] += 1
-    radius = required_radius(eps, norm, dimension)
     return BudgetResult(
         norm=norm,
         eps=eps,
-        certified=None if certificates is None else Proportion.of(certified_samples(certificates, ids, radius)),
+        certified=None
+        if certificates is None
+        else Proportion.of(find_certified(certificates, ids, eps, norm, dimension)),
         worst_case=Proportion.of(unbroken & ~failed),
         common=Proportion.of((unbroken & ~failed)[evaluations == len(outcomes)]),
         attacks=len(outcomes),

@@ -22,19 +22,20 @@ def bracket_table(name: str, report: Bracket, *, norm: str, eps_unit: str) -> st
     budgets = [budget for budget in report.budgets if budget.norm == norm]
     attacks = sorted({result.attack for result in report.attacks if result.norm == norm})
     shares = {(result.attack, result.eps): result.robust for result in report.attacks if result.norm == norm}
-    header = ["eps", "standard", "certified", "worst case [95 %]", *attacks]
+    certified = "certified~" if report.probabilistic else "certified"
+    header = ["eps", "standard", certified, "worst case [95 %]", *attacks]
     rows = [
         [
             f"{budget.eps:g}",
-            _format_percent(report.standard),
-            _format_percent(budget.certified),
+            format_percent(report.standard),
+            format_percent(budget.certified),
             _format_interval(budget.worst_case),
             *(_format_marked(shares.get((attack, budget.eps)), budget) for attack in attacks),
         ]
         for budget in budgets
     ]
     title = f"{name}: accuracy in % under {norm} perturbations, eps: {eps_unit}"
-    return "\n".join([title, *_align([header, *rows]), *_write_notes(report, budgets, norm)])
+    return "\n".join([title, *align_columns([header, *rows]), *_write_notes(report, budgets, norm)])
 
 
 def regression_table(name: str, report: RegressionReport, *, norm: str, eps_unit: str) -> str:
@@ -50,7 +51,7 @@ def regression_table(name: str, report: RegressionReport, *, norm: str, eps_unit
         if budget.norm == norm and budget.worst_mse is not None:
             rows.append([f"{budget.eps:g}", "worst case", str(budget.n), f"{budget.worst_mse:.4f}", _NONE, _NONE])
     title = f"{name}: errors under {norm} perturbations, eps: {eps_unit}; clean MSE {clean}"
-    return "\n".join([title, *_align(rows)])
+    return "\n".join([title, *align_columns(rows)])
 
 
 def robustbench_entry(
@@ -81,7 +82,7 @@ def robustbench_entry(
         known = ", ".join(f"{found.norm} {found.eps:g}" for found in report.budgets)
         raise InputError(f"no result at {norm} eps {eps:g}; there are: {known}")
     shares = {(result.attack, result.norm, result.eps): result.robust for result in report.attacks}
-    worst = _format_percent(budget.worst_case, 2)
+    worst = format_percent(budget.worst_case, 2)
     by_autoattack = shares.get((autoattack, norm, eps))
     return {
         "link": None,
@@ -93,18 +94,18 @@ def robustbench_entry(
         "venue": None,
         "architecture": architecture,
         "eps": eps_text(eps),
-        "clean_acc": _format_percent(report.standard, 2),
+        "clean_acc": format_percent(report.standard, 2),
         "reported": worst,
-        "autoattack_acc": _format_percent(by_autoattack, 2)
+        "autoattack_acc": format_percent(by_autoattack, 2)
         if by_autoattack and by_autoattack.n == budget.worst_case.n
         else None,
         "external": worst,
-        "footnote": footnote,
+        "footnote": footnote or (f"certified_acc is {report.probabilistic}" if report.probabilistic else None),
         "unreliable": unreliable,
         "threat_model": _THREAT_MODELS[norm],
         "num_samples": budget.worst_case.n,
         "worst_case_interval": [_format_number(budget.worst_case.low, 2), _format_number(budget.worst_case.high, 2)],
-        "certified_acc": None if budget.certified is None else _format_percent(budget.certified, 2),
+        "certified_acc": None if budget.certified is None else format_percent(budget.certified, 2),
     }
 
 
@@ -118,7 +119,8 @@ def eps_text(eps: float) -> str:
     return f"{steps}/255" if is_steps else f"{eps:g}"
 
 
-def _align(rows: Sequence[Sequence[str]]) -> list[str]:
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the rows of a table as lines, columns aligned to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
@@ -127,17 +129,18 @@ def _format_number(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}"
 
 
-def _format_percent(share: Proportion | None, digits: int = 1) -> str:
+def format_percent(share: Proportion | None, digits: int = 1) -> str:
+    """Return a share in percent; "-" if there is none."""
     return _NONE if share is None or not share.n else _format_number(share.value, digits)
 
 
 def _format_interval(share: Proportion) -> str:
     """Return a share in percent with its interval."""
-    return f"{_format_percent(share)} [{_format_number(share.low)}, {_format_number(share.high)}]"
+    return f"{format_percent(share)} [{_format_number(share.low)}, {_format_number(share.high)}]"
 
 
 def _format_marked(share: Proportion | None, budget: BudgetResult) -> str:
-    return _format_percent(share) + ("*" if share is not None and share.n < budget.worst_case.n else "")
+    return format_percent(share) + ("*" if share is not None and share.n < budget.worst_case.n else "")
 
 
 def _write_notes(report: Bracket, budgets: Sequence[BudgetResult], norm: str) -> list[str]:
@@ -150,7 +153,7 @@ def _write_notes(report: Bracket, budgets: Sequence[BudgetResult], norm: str) ->
             if (result.norm, result.eps) == (norm, budget.eps) and result.robust.n < budget.worst_case.n
         ]
         if fewer:
-            common = f"; where all ran, n = {budget.common.n}: worst case {_format_percent(budget.common)}"
+            common = f"; where all ran, n = {budget.common.n}: worst case {format_percent(budget.common)}"
             notes.append(f"  * eps {budget.eps:g}: n of {', '.join(fewer)}{common}")
         if budget.unevaluated:
             notes.append(
@@ -158,6 +161,8 @@ def _write_notes(report: Bracket, budgets: Sequence[BudgetResult], norm: str) ->
             )
         if budget.unsolved:
             notes.append(f"  eps {budget.eps:g}: {budget.unsolved} samples had adversarial inputs that were not solved")
+    if report.probabilistic:
+        notes.append(f"  ~ the certificate is no proof but {report.probabilistic}")
     if report.early_stop:
         notes.append("  each attack was spared what another had broken: its column contains the others'")
     return notes

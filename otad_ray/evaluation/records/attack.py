@@ -113,7 +113,7 @@ def attack_records(
     norms = perturbation_norms(x, x_adv)
     valid = keeps_to_budget(x_adv, norms[run.budget.norm], run.budget)
     judged = torch.where(valid.view(-1, *[1] * (x.dim() - 1)), x_adv, x)
-    clean, attacked = ask_defense(defense, x), ask_defense(defense, judged)
+    clean, attacked = ask_defense(defense, x, batch.ids), ask_defense(defense, judged, batch.ids)
     columns: dict[str, Any] = {
         "id": batch.ids,
         "cohort": cohort,
@@ -123,7 +123,7 @@ def attack_records(
         "queries": result.queries,
         "gradient_queries": result.gradient_queries,
         "zero_gradient_share": result.zero_gradient_share,
-        "repeat_differs": repeat_differs(defense, judged, attacked.logits),
+        "repeat_differs": repeat_differs(defense, judged, attacked.logits, batch.ids),
         "error": "",
         "x_adv": x_adv,
         **_judge(clean, attacked, batch.y.to(x.device), valid),

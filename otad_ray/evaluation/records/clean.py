@@ -38,9 +38,10 @@ def clean_records(
 
     Returns:
         Columns id, label, prediction, clean_correct, radius, method, relative_error (NaN without a net or a feature),
-        status (of the solver, or "ok" for a defense that solves nothing) and error ("").
+        status (of the solver, or "ok" for a defense that solves nothing) and error (""); and linf_radius, if the
+        certificate holds one.
     """
-    outputs = ask_defense(defense, batch.x)
+    outputs = ask_defense(defense, batch.x, batch.ids)
     count = len(batch.y)
     columns: dict[str, Any] = {
         "id": batch.ids.cpu().numpy(),
@@ -51,8 +52,10 @@ def clean_records(
         columns["clean_correct"] = pa.nulls(count, pa.bool_())
     else:
         columns["clean_correct"] = columns["prediction"] == columns["label"]
-    radius, method = certificate or (torch.zeros(count, dtype=torch.float64), [""] * count)
-    columns |= {"radius": radius.cpu().numpy(), "method": pa.array(method, pa.string())}
+    found = certificate or Certificate(torch.zeros(count, dtype=torch.float64), [""] * count)
+    columns |= {"radius": found.radius.cpu().numpy(), "method": pa.array(found.method, pa.string())}
+    if found.linf_radius is not None:
+        columns["linf_radius"] = found.linf_radius.cpu().numpy()
     columns["relative_error"] = _measure_error(outputs.feature, batch.x, net)
     return pa.table({**columns, "status": _list_statuses(outputs, count), "error": [""] * count})
 
@@ -100,7 +103,7 @@ def evaluation_records(batch: Batch, defenses: Mapping[str, nn.Module], *, solve
         Columns id, label, prediction_<name> of each defense; relaxations, relative_error and status of `solved_by`.
         The status is `interrupted` if any defense was: the row is then tried again.
     """
-    answers = {name: ask_defense(defense, batch.x) for name, defense in defenses.items()}
+    answers = {name: ask_defense(defense, batch.x, batch.ids) for name, defense in defenses.items()}
     columns: dict[str, Any] = {"id": batch.ids.cpu().numpy(), "label": batch.y.cpu().numpy()}
     for name, outputs in answers.items():
         columns[f"prediction_{name}"] = _predict(outputs, batch)["prediction"]

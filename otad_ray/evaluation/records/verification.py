@@ -6,9 +6,10 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from otad_ray.attacks import Budget, Norm
+from otad_ray.attacks import Budget, Norm, Streams
 from otad_ray.cip import Solution, Status
 from otad_ray.defenses import Defense
+from otad_ray.defenses.randomness import answer_by_row, is_random
 from otad_ray.evaluation.foreign_module import cast_logits
 
 # Examples are projected in float32 and measured in float64: a norm may exceed eps by this share of it.
@@ -16,6 +17,8 @@ EPS_TOLERANCE = 1e-6
 UNSOLVED = (Status.FAILED, Status.INTERRUPTED)
 # The class predicted for a sample without an answer: none, so never counted as right. In regression it is NaN.
 NO_PREDICTION = -1
+# What streams of noise are for.
+_VERIFICATION = "verification"
 # Two evaluations of one input that differ by no more than float32 rounding are the same.
 _REPEAT_RTOL, _REPEAT_ATOL = 1e-5, 1e-6
 
@@ -68,8 +71,17 @@ class Outputs:
 
 
 @torch.no_grad()
-def ask_defense(defense: nn.Module, inputs: Tensor) -> Outputs:
-    """Return what a defense answers to inputs (B, *shape), with the feature and the solution if it has them."""
+def ask_defense(defense: nn.Module, inputs: Tensor, ids: Tensor) -> Outputs:
+    """Return what a defense answers, with the feature and the solution if it has them.
+
+    Args:
+        defense: inputs to logits. The noise of a random one follows from the samples' ids alone, so that an answer can
+            be repeated.
+        inputs: (B, *shape).
+        ids: (B,) of the samples.
+    """
+    if is_random(defense):
+        return Outputs(cast_logits(_answer_with_noise(defense, inputs, ids)), None, None)
     # A subclass with a forward of its own is another defense: its logits are what counts.
     overridden = isinstance(defense, Defense) and type(defense).forward is not Defense.forward
     if isinstance(defense, DetailedDefense) and not overridden:
@@ -79,10 +91,19 @@ def ask_defense(defense: nn.Module, inputs: Tensor) -> Outputs:
     return Outputs(defense(inputs), None, None)
 
 
+def _answer_with_noise(defense: nn.Module, inputs: Tensor, ids: Tensor) -> Tensor:
+    """Return a random defense's logits (B, C), with noise from streams that the samples' ids seed."""
+    streams = Streams.of(0, ids.tolist(), _VERIFICATION)
+    return answer_by_row(defense, inputs.clone(), streams.generators)
+
+
 @torch.no_grad()
-def repeat_differs(defense: nn.Module, inputs: Tensor, logits: Tensor) -> Tensor:
-    """Return whether evaluating inputs (B, *shape) once more gives other logits (B, C), beyond rounding: (B,) bool."""
-    again = defense(inputs)
+def repeat_differs(defense: nn.Module, inputs: Tensor, logits: Tensor, ids: Tensor) -> Tensor:
+    """Return whether evaluating inputs (B, *shape) once more gives other logits (B, C), beyond rounding: (B,) bool.
+
+    A random defense gets the same noise again.
+    """
+    again = _answer_with_noise(defense, inputs, ids) if is_random(defense) else defense(inputs)
     return ~torch.isclose(again, logits, rtol=_REPEAT_RTOL, atol=_REPEAT_ATOL, equal_nan=True).all(1)
 
 
