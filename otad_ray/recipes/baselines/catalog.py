@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 
-from otad_ray.recipes.baselines import adversarial, ape_gan, median_filter, nearest_neighbor, smoothing
+from otad_ray.recipes.baselines import adversarial, ape_gan, linf_dist, median_filter, nearest_neighbor, smoothing
 from otad_ray.recipes.baselines.entry import BaselineEntry
 
 _ENTRIES: tuple[BaselineEntry, ...] = (
     *adversarial.ENTRIES,
     *median_filter.ENTRIES,
     ape_gan.ENTRY,
+    linf_dist.ENTRY,
     nearest_neighbor.ENTRY,
     smoothing.ENTRY,
 )
