@@ -1,9 +1,10 @@
-"""The l_inf-distance net (Zhang et al. 2021, 2022): every unit is a distance, so that the net is 1-Lipschitz in linf."""
+"""The l_inf-distance net (Zhang et al. 2021, 2022): units are distances, so that the net is 1-Lipschitz in linf."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import pairwise
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,9 +79,7 @@ class LinfDistNet(nn.Module):
         self.config = config
         self.p = math.inf
         sizes = [math.prod(config.shape), *[config.width] * (config.depth - 1), config.num_outputs]
-        self.weights = nn.ParameterList(
-            torch.randn(outputs, inputs) for inputs, outputs in zip(sizes, sizes[1:], strict=False)
-        )
+        self.weights = nn.ParameterList(torch.randn(outputs, inputs) for inputs, outputs in pairwise(sizes))
         self.shifts = nn.ModuleList(MeanShift(size) for size in sizes[1:-1])
         self.bias = nn.Parameter(torch.zeros(config.num_outputs))
 
@@ -101,8 +100,8 @@ class LinfDistNet(nn.Module):
         values = inputs.flatten(1)
         total = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
         for weight, shift in zip(self.weights, self.shifts, strict=False):
-            distances = norm_distance(values, weight)
-            total += distances.amax(1).double() + shift.mean.abs().max().double()
+            distances, mean = norm_distance(values, weight), cast(MeanShift, shift).mean
+            total += distances.amax(1).double() + mean.abs().max().double()
             values = shift(distances)
         total += norm_distance(values, self.weights[-1]).amax(1).double() + self.bias.abs().max().double()
         return _ROUNDINGS * _ROUNDOFF * total
@@ -138,5 +137,5 @@ class LinfDist(Baseline):
         return radius, [METHOD if size > 0 else "" for size in radius.tolist()]
 
     def certified_radius(self, inputs: Tensor) -> tuple[Tensor, list[str]]:
-        """Return l2 radii (B,) float64 around inputs (B, *shape): an l2 ball lies within the linf ball of its radius."""
+        """Return l2 radii (B,) float64 around inputs (B, *shape): those in linf, since no l2 norm is below the linf norm."""
         return self.certified_linf_radius(inputs)

@@ -53,10 +53,7 @@ class _NormDistance(torch.autograd.Function):
         for rows, outputs in _blocks(len(inputs), *weight.shape):
             differences = inputs[rows, None] - weight[outputs]
             sizes, distance = differences.abs(), distances[rows, outputs]
-            if ctx.p < math.inf:
-                slopes = _powers(sizes, distance, ctx.p - 2)
-            else:
-                slopes = sizes.eq_(distance[:, :, None])
+            slopes = _powers(sizes, distance, ctx.p - 2) if ctx.p < math.inf else sizes.eq_(distance[:, :, None])
             slopes.mul_(differences).mul_(factors[rows, outputs, None])
             of_inputs[rows] += slopes.sum(1)
             of_weight[outputs] -= slopes.sum(0)
