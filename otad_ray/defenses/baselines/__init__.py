@@ -7,10 +7,19 @@ from otad_ray.defenses.baselines.linf_dist import LinfDist
 from otad_ray.defenses.baselines.median_filter import MedianFilter
 from otad_ray.defenses.baselines.nearest_neighbor import NearestNeighbor
 from otad_ray.defenses.baselines.smoothing import PROBABILISTIC, Smoothing
+from otad_ray.defenses.baselines.soc_plus import SocPlus
 from otad_ray.defenses.baselines.trained_net import TrainedNet
 
 # Those that `load_defense` knows.
-BASELINE_DEFENSES: tuple[type[Defense], ...] = (TrainedNet, MedianFilter, ApeGan, LinfDist, NearestNeighbor, Smoothing)
+BASELINE_DEFENSES: tuple[type[Defense], ...] = (
+    TrainedNet,
+    MedianFilter,
+    ApeGan,
+    LinfDist,
+    SocPlus,
+    NearestNeighbor,
+    Smoothing,
+)
 
 __all__ = [
     "BASELINE_DEFENSES",
@@ -22,5 +31,6 @@ __all__ = [
     "NearestNeighbor",
     "Purifier",
     "Smoothing",
+    "SocPlus",
     "TrainedNet",
 ]

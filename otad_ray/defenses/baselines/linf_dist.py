@@ -137,5 +137,5 @@ class LinfDist(Baseline):
         return radius, [METHOD if size > 0 else "" for size in radius.tolist()]
 
     def certified_radius(self, inputs: Tensor) -> tuple[Tensor, list[str]]:
-        """Return l2 radii (B,) float64 around inputs (B, *shape): those in linf, since no l2 norm is below the linf norm."""
+        """Return l2 radii (B,) float64 around inputs (B, *shape): those in linf, whose norm is never the larger one."""
         return self.certified_linf_radius(inputs)

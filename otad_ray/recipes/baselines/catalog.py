@@ -2,7 +2,15 @@
 
 from collections.abc import Mapping
 
-from otad_ray.recipes.baselines import adversarial, ape_gan, linf_dist, median_filter, nearest_neighbor, smoothing
+from otad_ray.recipes.baselines import (
+    adversarial,
+    ape_gan,
+    linf_dist,
+    median_filter,
+    nearest_neighbor,
+    smoothing,
+    soc_plus,
+)
 from otad_ray.recipes.baselines.entry import BaselineEntry
 
 _ENTRIES: tuple[BaselineEntry, ...] = (
@@ -10,6 +18,7 @@ _ENTRIES: tuple[BaselineEntry, ...] = (
     *median_filter.ENTRIES,
     ape_gan.ENTRY,
     linf_dist.ENTRY,
+    soc_plus.ENTRY,
     nearest_neighbor.ENTRY,
     smoothing.ENTRY,
 )
