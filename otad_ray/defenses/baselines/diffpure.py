@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import cache, partial
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import torch
@@ -68,7 +69,7 @@ class DiffPure(Purifier):
         places = torch.linspace(config.last_step, 0, config.reverse_steps + 1).round().long().tolist()
         first = torch.full((len(inputs),), config.last_step, device=inputs.device)
         images = diffuse(2 * inputs - 1, first, draw().to(inputs))
-        for now, then in zip(places, places[1:], strict=False):
+        for now, then in pairwise(places):
             noise = draw().to(inputs)
             images = checkpoint(
                 self._step_back, images, noise, now, then, use_reentrant=False, preserve_rng_state=False

@@ -7,7 +7,7 @@ from otad_ray.defenses.baselines.diffpure import DiffPure
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry, Training, refuse_all_but_image_classes
 from otad_ray.training.baselines.diffpure import DiffPureSettings, train_diffpure
 
-_BASE = DiffPureSettings(epochs=3, batch_size=128, learning_rate=3e-3)
+_BASE = DiffPureSettings(epochs=2, batch_size=128, learning_rate=3e-3)
 
 
 def _build(settings: DiffPureSettings, shape: tuple[int, ...], num_outputs: int) -> Denoiser:
@@ -23,8 +23,8 @@ ENTRY = BaselineEntry(
     name="diffpure",
     paper="Nie et al. 2022, Diffusion models for adversarial purification",
     source="t* of 0.1 of the diffusion time (linf; 0.075 in l2); the diffusion of Ho et al. 2020 with 1000 steps",
-    changes="a U-Net of 30,000 parameters on small images, trained on the data set itself without averaging its weights; 5 steps back "
-    "from t* in place of 100; the network knows no step above t*",
+    changes="a U-Net of 28,000 parameters on small images, trained on the data set itself without averaging its "
+    "weights; 5 steps back from t* in place of 100; the network knows no step above t*",
     make=lambda parts: DiffPure(parts.network, parts.net),
     training=Training(
         settings={
