@@ -57,8 +57,9 @@ class Smoothing(Baseline):
     """The smoothed classifier of Cohen et al. (2019): `argmax_c P(f(x + e) = c)` with e normal of deviation sigma.
 
     `forward` estimates it by the votes of a few noisy copies, and its gradient by that of their mean softmax.
-    `certified_radius` is the paper's CERTIFY, whose radius is that of the smoothed classifier: it holds for infinitely
-    many copies, with a probability, and for noise that is exactly Gaussian, where it is rounded to float32.
+    `certified_radius` is the paper's CERTIFY, less what a prediction by so few copies needs: the radius is one within
+    which `forward` itself, with fresh noise, answers the same with the stated probability. It presumes noise that is
+    exactly Gaussian, where it is rounded to float32.
 
     Attributes:
         draws_to_average: forward passes that an attacker averages; one, since each is an average.
@@ -72,7 +73,7 @@ class Smoothing(Baseline):
         self,
         network: NoiseConv,
         *,
-        forward_draws: int = 32,
+        forward_draws: int = 100,
         selection_draws: int = 100,
         certify_draws: int = 1000,
         alpha: float = 0.001,
@@ -84,7 +85,8 @@ class Smoothing(Baseline):
             forward_draws: noisy copies of an input that a prediction is made of.
             selection_draws: n0 of the paper: copies that choose the class to certify.
             certify_draws: n of the paper: copies that the class's probability is estimated from.
-            alpha: the probability with which a certificate may be wrong.
+            alpha: the probability with which a certificate may be wrong; half of it for the estimate of the class's
+                probability, and half for a prediction within the radius.
 
         Raises:
             ValueError: for fewer than one draw, or an alpha that is no probability.
@@ -133,6 +135,10 @@ class Smoothing(Baseline):
 
         All noise follows from a row's own values: the answer is the same each time and in every batch.
         It abstains as well if the class that it would certify is not the one that `forward` predicts with such noise.
+
+        Let `p` be a lower bound of the probability of the class at the input, and `q` the least probability at which
+        most of the copies of a prediction vote for it. A perturbation of norm r takes `p` no lower than
+        `Phi(Phi^-1(p) - r / sigma)` (Cohen et al., Theorem 1), which is `q` at the radius.
         """
         radii = [self._certify(row.unsqueeze(0)) for row in inputs]
         method = f"{PROBABILISTIC}: {100 * (1 - self.alpha):g} % a sample"
@@ -145,9 +151,10 @@ class Smoothing(Baseline):
         if int(self(row, seed_by_content(row, "predict")).argmax()) != selected:
             return 0.0
         votes = int(self._count_votes(row, self.certify_draws, "certify")[selected])
-        probability = bound_proportion(votes, self.certify_draws, self.alpha)
-        quantile = torch.special.ndtri(torch.tensor(probability, dtype=torch.float64))
-        return max(0.0, self.sigma * float(quantile) * _BELOW)
+        probability = bound_proportion(votes, self.certify_draws, self.alpha / 2)
+        needed = find_majority_probability(self.forward_draws, self.alpha / 2)
+        quantiles = torch.special.ndtri(torch.tensor([probability, needed], dtype=torch.float64))
+        return max(0.0, self.sigma * float(quantiles[0] - quantiles[1]) * _BELOW)
 
     def _count_votes(self, row: Tensor, draws: int, purpose: str) -> Tensor:
         """Return how many of the noisy copies of an input (1, *shape) each class (C,) is predicted for."""
@@ -191,3 +198,12 @@ def bound_proportion(successes: int, trials: int, alpha: float) -> float:
     from scipy.special import betaincinv
 
     return float(betaincinv(successes, trials - successes + 1, alpha)) * _BELOW
+
+
+def find_majority_probability(trials: int, alpha: float) -> float:
+    """Return the least probability at which successes are no majority of the trials with probability alpha at most."""
+    # Those who certify nothing would wait a while for its import.
+    from scipy.special import betaincinv
+
+    failures = trials // 2
+    return float(betaincinv(failures + 1, trials - failures, 1 - alpha)) / _BELOW

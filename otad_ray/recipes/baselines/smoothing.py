@@ -47,8 +47,9 @@ ENTRY = BaselineEntry(
     paper="Cohen, Rosenfeld and Kolter, Certified adversarial robustness via randomized smoothing, ICML 2019",
     source="the paper: sigma 0.25, n0 = 100, alpha = 0.001; the noise is not clipped",
     changes=(
-        "a small convolutional net in place of a ResNet-110, n = 1000 in place of 100,000 in certificates and 32 in "
-        "predictions, for two cores; more draws would raise the radii, whose limit is now 2.46 sigma"
+        "a small convolutional net in place of a ResNet-110, n = 1000 in place of 100,000 in certificates and 100 in "
+        "predictions, for two cores; radii are those of predictions by 100 draws, not by infinitely many, so that an "
+        "example can refute them: they end at 2.0 sigma, and more draws would raise them"
     ),
     make=lambda parts: Smoothing(parts.network),
     training=Training(
