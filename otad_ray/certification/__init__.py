@@ -9,7 +9,7 @@ from otad_ray.certification.attention import (
 )
 from otad_ray.certification.attention_metrics import measure_attention
 from otad_ray.certification.memory_defenses import CERTIFIERS
-from otad_ray.certification.radius import Certificate, certified_radius
+from otad_ray.certification.radius import Certificate, certified_linf_radius, certified_radius
 
 __all__ = [
     "CERTIFIERS",
@@ -18,6 +18,7 @@ __all__ = [
     "Certificate",
     "attention_bound",
     "attention_report",
+    "certified_linf_radius",
     "certified_radius",
     "empirical_lipschitz",
     "measure_attention",

@@ -16,18 +16,12 @@ def certified_radius(defense: nn.Module, inputs: Tensor) -> Certificate:
 
     For every float32 input `x'` with `|x' - x| < r`, in l2 and the inputs' own units, the class of the largest logit is
     that at `x`; whether it is the right class is the caller's matter. Rounded down; 0 where nothing is proven.
-    A module with a method `certified_radius(inputs) -> (radius, method)` certifies itself, and with
-    `certified_linf_radius(inputs) -> (radius, method)` also in linf; others are certified by `CERTIFIERS`.
+    A module with a method `certified_radius(inputs) -> (radius, method)` certifies itself; others by `CERTIFIERS`.
     Raises InputError, with the reason, for what has no certificate, and where its method returns no certificate.
     """
     own = getattr(defense, "certified_radius", None)
     if own is not None:
-        found = _check(f"{type(defense).__name__}.certified_radius", own(inputs), len(inputs))
-        in_linf = getattr(defense, "certified_linf_radius", None)
-        if in_linf is None:
-            return found
-        other = _check(f"{type(defense).__name__}.certified_linf_radius", in_linf(inputs), len(inputs))
-        return found._replace(linf_radius=other.radius)
+        return _check(f"{type(defense).__name__}.certified_radius", own(inputs), len(inputs))
     if type(defense) not in CERTIFIERS:
         known = ", ".join(kind.__name__ for kind in CERTIFIERS)
         raise InputError(
@@ -38,6 +32,27 @@ def certified_radius(defense: nn.Module, inputs: Tensor) -> Certificate:
     if len(inputs) == 0:
         return Certificate(torch.zeros(0, dtype=torch.float64, device=inputs.device), [])
     return CERTIFIERS[type(defense)](defense, inputs)
+
+
+@torch.no_grad()
+def certified_linf_radius(defense: nn.Module, inputs: Tensor) -> Certificate | None:
+    """Return radii (B,) as `certified_radius` does, but in linf, of a defense that proves such radii itself.
+
+    Args:
+        defense: with a method `certified_linf_radius(inputs) -> (radius, method)`; any other has no such radii, but an
+            l2 ball holds a linf ball, which reports count.
+        inputs: (B, *shape) float32.
+
+    Returns:
+        The radii, or None for a defense without the method.
+
+    Raises:
+        InputError: if the method returns no certificate.
+    """
+    own = getattr(defense, "certified_linf_radius", None)
+    if own is None:
+        return None
+    return _check(f"{type(defense).__name__}.certified_linf_radius", own(inputs), len(inputs))
 
 
 def _check_precision(inputs: Tensor) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.attacks import Attack, Norm
-from otad_ray.certification import certified_radius
+from otad_ray.certification import certified_linf_radius, certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
 from otad_ray.defenses import MemoryDefense
@@ -96,6 +96,7 @@ def evaluate_robustness(
                 cohort,
                 net=net,
                 certificate=certified_radius(model, cohort.x.clone()) if not_certified is None else None,
+                linf_certificate=certified_linf_radius(model, cohort.x.clone()) if not_certified is None else None,
             )
             for cohort in cohorts
         )

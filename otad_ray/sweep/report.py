@@ -121,7 +121,7 @@ def _build_reports(workspace: Workspace, plan: SweepPlan, defenses: Sequence[Def
         defense.source.name: build_report(
             defense.source.name,
             records[defense.source.name],
-            pa.concat_tables(_read_tables(defense.clean.output)),
+            pa.concat_tables(_read_tables(defense.clean.output), promote_options="default"),
             kinds={item.name: item.attack.kind for item in plan.attacks},
             norm=plan.norm,
             eps_unit=workspace.definition.eps_unit,

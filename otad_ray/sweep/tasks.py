@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from otad_ray.attacks import Budget, NamedAttack
-from otad_ray.certification import certified_radius
+from otad_ray.certification import certified_linf_radius, certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
 from otad_ray.engine.shards import ShardedDirectory
@@ -183,7 +183,9 @@ class CleanProcessor:
     def process(self, positions: np.ndarray) -> pa.Table:
         """Ask the defense for the samples at these places of the sweep, cohort by cohort."""
         take = self._task.samples.take
-        return pa.concat_tables(self._ask_cohort(take(places)) for _, places in split_cohorts(positions))
+        # A cohort that the defense raised an error on has no radii in linf.
+        cohorts = [self._ask_cohort(take(places)) for _, places in split_cohorts(positions)]
+        return pa.concat_tables(cohorts, promote_options="default")
 
     def _ask_cohort(self, batch: Batch) -> pa.Table:
         task = self._task
@@ -191,7 +193,8 @@ class CleanProcessor:
             with refuse_interruptions():
                 certificate = certified_radius(self._defense, batch.x.clone()) if task.certified else None
                 net = task.source.open_surrogate(self._defense).backbone
-                return clean_records(self._defense, batch, net=net, certificate=certificate)
+                in_linf = certified_linf_radius(self._defense, batch.x.clone()) if task.certified else None
+                return clean_records(self._defense, batch, net=net, certificate=certificate, linf_certificate=in_linf)
         except Exception as error:
             return failed_clean_records(batch, _describe_error("clean samples", task.source, batch, error))
 

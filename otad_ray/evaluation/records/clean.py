@@ -26,7 +26,12 @@ def relative_error(reference: Tensor, features: Tensor) -> Tensor:
 
 @torch.no_grad()
 def clean_records(
-    defense: nn.Module, batch: Batch, *, net: Backbone | None = None, certificate: Certificate | None = None
+    defense: nn.Module,
+    batch: Batch,
+    *,
+    net: Backbone | None = None,
+    certificate: Certificate | None = None,
+    linf_certificate: Certificate | None = None,
 ) -> pa.Table:
     """Ask a defense for samples, and return one record per sample.
 
@@ -35,11 +40,12 @@ def clean_records(
         batch: ids (B,), samples (B, *shape) and labels (B,).
         net: the undefended net, whose features R(x) are the reference of the relative error.
         certificate: radii (B,) and methods; without one the radius is 0 and the method "".
+        linf_certificate: radii (B,) in linf, of a defense that has a proof of its own there.
 
     Returns:
         Columns id, label, prediction, clean_correct, radius, method, relative_error (NaN without a net or a feature),
-        status (of the solver, or "ok" for a defense that solves nothing) and error (""); and linf_radius, if the
-        certificate holds one.
+        status (of the solver, or "ok" for a defense that solves nothing) and error (""); and linf_radius, if there is a
+        certificate in linf.
     """
     outputs = ask_defense(defense, batch.x, batch.ids)
     count = len(batch.y)
@@ -54,8 +60,8 @@ def clean_records(
         columns["clean_correct"] = columns["prediction"] == columns["label"]
     found = certificate or Certificate(torch.zeros(count, dtype=torch.float64), [""] * count)
     columns |= {"radius": found.radius.cpu().numpy(), "method": pa.array(found.method, pa.string())}
-    if found.linf_radius is not None:
-        columns["linf_radius"] = found.linf_radius.cpu().numpy()
+    if linf_certificate is not None:
+        columns["linf_radius"] = linf_certificate.radius.cpu().numpy()
     columns["relative_error"] = _measure_error(outputs.feature, batch.x, net)
     return pa.table({**columns, "status": _list_statuses(outputs, count), "error": [""] * count})
 
