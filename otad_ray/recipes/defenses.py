@@ -20,8 +20,12 @@ from otad_ray.memory import IntegrationConfig, NeighborMemory
 from otad_ray.models import Backbone, CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.baselines.catalog import BASELINES
-from otad_ray.recipes.baselines.parts import PresetBaselineParts
-from otad_ray.recipes.baselines.recipe import check_baseline, explain_collapse, explain_misfit
+from otad_ray.recipes.baselines.recipe import (
+    PresetBaselineParts,
+    check_baseline,
+    explain_collapse,
+    explain_misfit,
+)
 from otad_ray.recipes.baselines.settings import parse_changes
 from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.defense_source import NET, DefenseSource

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.defenses.baselines.baseline import Baseline
-from otad_ray.defenses.baselines.linf_distance import norm_distance
+from otad_ray.defenses.baselines.layers.linf_distance import norm_distance
 from otad_ray.models.checkpoints import Architecture, Family
 
 _MOMENTUM = 0.1

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from otad_ray.defenses.baselines.baseline import Baseline
-from otad_ray.defenses.baselines.skew_convolution import Householder, SkewConvolution, apply_at_frequencies
+from otad_ray.defenses.baselines.layers.skew_convolution import Householder, SkewConvolution, apply_at_frequencies
 from otad_ray.models.checkpoints import Architecture, Family
 
 # The highest power of the exponential series.

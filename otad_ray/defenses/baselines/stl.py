@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from otad_ray.defenses.baselines.baseline import Purifier
+from otad_ray.defenses.baselines.layers.sparse_coding import decode, encode, smooth
 from otad_ray.defenses.baselines.small_conv import SmallConv, SmallConvConfig
-from otad_ray.defenses.baselines.sparse_coding import decode, encode, smooth
 from otad_ray.models.checkpoints import Architecture, Family
 
 # Images coded at a time: what the gradient of more needs would not fit into a processor's cache.

@@ -14,11 +14,13 @@ from otad_ray.artifacts import read_manifest, to_jsonable
 from otad_ray.data import load_all
 from otad_ray.engine.training import Trainer, train_here
 from otad_ray.errors import InputError
-from otad_ray.models import load_backbone
+from otad_ray.memory import NeighborMemory
+from otad_ray.models import Backbone, load_backbone
 from otad_ray.recipes.backbone import check_rows, ensure_backbone, held_out_split
 from otad_ray.recipes.baselines.adversarial import COLLAPSED
 from otad_ray.recipes.baselines.catalog import BASELINES
 from otad_ray.recipes.baselines.entry import BaselineEntry, Training
+from otad_ray.recipes.baselines.input_memory import ensure_input_memory
 from otad_ray.recipes.baselines.settings import resolve_settings
 from otad_ray.recipes.networks import NetworkRecipe, Trained, ensure_network
 from otad_ray.recipes.sample_task import SampleTask
@@ -191,3 +193,28 @@ def check_baseline(workspace: Workspace, entry: BaselineEntry) -> None:
     reason = explain_misfit(workspace, entry)
     if reason is not None:
         raise InputError(f"defense {entry.name!r} does not fit data set {workspace.definition.name!r}: {reason}")
+
+
+@dataclass(frozen=True)
+class PresetBaselineParts:
+    """The parts of a baseline on a preset.
+
+    Attributes:
+        workspace: the preset.
+        name: the baseline's name in the catalog.
+    """
+
+    workspace: Workspace
+    name: str
+
+    @property
+    def network(self) -> Any:
+        return ensure_baseline(self.workspace, self.name).network
+
+    @property
+    def net(self) -> Backbone:
+        return ensure_backbone(self.workspace).network
+
+    @property
+    def input_memory(self) -> NeighborMemory:
+        return ensure_input_memory(self.workspace)

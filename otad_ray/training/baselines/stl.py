@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from otad_ray.defenses.baselines.sparse_coding import learn_dictionary, smooth
+from otad_ray.defenses.baselines.layers.sparse_coding import learn_dictionary, smooth
 from otad_ray.defenses.baselines.stl import LOW_PASS_PADDING, LOW_PASS_WEIGHT, SparseClassifier
 from otad_ray.training.loop import BatchRows, InPrecision, LoopConfig, Step, full_precision, minimize
 from otad_ray.training.objectives import CLASSIFICATION

@@ -5,8 +5,8 @@ from math import inf
 import pytest
 import torch
 
-from otad_ray.defenses.baselines import linf_distance
-from otad_ray.defenses.baselines.linf_distance import norm_distance
+from otad_ray.defenses.baselines.layers import linf_distance
+from otad_ray.defenses.baselines.layers.linf_distance import norm_distance
 
 
 @pytest.mark.parametrize("p", [2.0, 8.0, inf])

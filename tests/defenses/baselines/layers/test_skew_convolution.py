@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from otad_ray.defenses.baselines.skew_convolution import Householder, SkewConvolution, apply_at_frequencies
+from otad_ray.defenses.baselines.layers.skew_convolution import Householder, SkewConvolution, apply_at_frequencies
 
 GRID = (4, 6)
 

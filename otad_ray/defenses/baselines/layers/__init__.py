@@ -1,0 +1,1 @@
+"""Layers that baselines are built of, each by itself."""
