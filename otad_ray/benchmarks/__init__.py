@@ -5,6 +5,7 @@ from otad_ray.benchmarks.certification import measure_certificates
 from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.forward import measure_forward
 from otad_ray.benchmarks.measurement import Measurement, best_of, threads
+from otad_ray.benchmarks.purifiers import measure_purifier
 from otad_ray.benchmarks.search import flat_search_seconds, measure_search
 from otad_ray.benchmarks.streaming import StreamedRows, measure_streaming, peak_private_bytes, private_bytes
 from otad_ray.benchmarks.transformer import TransformerConfig, Transformers, measure_transformer
@@ -20,6 +21,7 @@ __all__ = [
     "measure_cip",
     "measure_forward",
     "measure_pgd",
+    "measure_purifier",
     "measure_search",
     "measure_square",
     "measure_streaming",

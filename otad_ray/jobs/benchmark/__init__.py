@@ -17,6 +17,7 @@ from otad_ray.engine.run import check_pool
 from otad_ray.errors import InputError
 from otad_ray.jobs.benchmark.core import measure_integration, measure_neighbor_search, measure_streamed_memory
 from otad_ray.jobs.benchmark.labels import measure_label_rates, measure_private_memory
+from otad_ray.jobs.benchmark.purifiers import measure_purifiers
 from otad_ray.jobs.benchmark.robustness import measure_attack_rates, measure_certification
 from otad_ray.jobs.benchmark.transformer import check_transformer, measure_table_ix
 from otad_ray.machine import describe_machine
@@ -34,7 +35,8 @@ class BenchmarkConfig(ActorJobConfig):
 
     Attributes:
         parts: which measurements: any of cip, search, labels, memory, certification, attacks; besides transformer,
-            Table IX of the paper for a preset with such a backbone, and streaming, a memory of 5 GB.
+            Table IX of the paper for a preset with such a backbone; streaming, a memory of 5 GB; and purifiers, the
+            baselines that stand before the net, which are trained where they are missing.
     """
 
     parts: tuple[str, ...] = ("cip", "search", "labels", "memory", "certification", "attacks")
@@ -102,4 +104,5 @@ _PARTS: Mapping[str, Callable[[ActorJobConfig, Workspace], Iterator[Measurement]
     "attacks": measure_attack_rates,
     "transformer": measure_table_ix,
     "streaming": measure_streamed_memory,
+    "purifiers": measure_purifiers,
 }

@@ -172,6 +172,6 @@ ENTRIES = (
         _FGSM_RANDOM,
         paper="Wong et al. 2020, Fast is better than free",
         source="a step of 1.25 eps from a random point of the ball; eps 0.1 on MNIST as for pgd_at, 8/255 on CIFAR-10",
-        changes=f"A cosine schedule in place of a cyclic one; with the published eps of 0.3 on MNIST it collapses. {_NET}",
+        changes=f"A cosine schedule in place of a cyclic one; it collapses with the published eps of 0.3. {_NET}",
     ),
 )
