@@ -37,10 +37,23 @@ def main(arguments: Sequence[str], *, prog: str) -> int:
     return 0
 
 
+def describe_own(name: str) -> str:
+    """Return in a sentence or two what a defense of the preset's own parts is."""
+    from otad_ray.defenses import DEFENSES
+
+    base = name.removeprefix("plain_").removesuffix("_released")
+    text = (DEFENSES[base].__doc__ or "").partition("\n")[0]
+    if name.endswith("_released"):
+        text += " With the cross term of the authors' code."
+    if name.startswith("plain_"):
+        text += " Of a net without residual connections."
+    return text
+
+
 def _describe(name: str, entry: "BaselineEntry | None") -> str:
     """Return what is known of a defense, a line for each fact."""
     if entry is None:
-        return f"{name}\n  of the paper: see the table of defenses in docs/robustness.md"
+        return f"{name}\n{textwrap.indent(textwrap.fill(describe_own(name), _WIDTH - 2), '  ')}"
     facts = {"paper": entry.paper, "settings from": entry.source, "changed": entry.changes}
     if entry.training is not None:
         facts["trained by"] = f"otad train-defense {name} PRESET"
