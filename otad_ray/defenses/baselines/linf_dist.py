@@ -131,9 +131,11 @@ class LinfDist(Baseline):
         may do, here and at the perturbed input, is subtracted.
         """
         first, second = self(inputs).double().topk(2, dim=1).values.unbind(1)
-        # Two logits at each of two inputs; at the perturbed one, distances are larger by the radius at most.
-        error = 4 * self.network.rounding(inputs) * (1 + 1e-3)
-        radius = ((first - second - error) / 2).clamp_min(0) * (1 - 1e-6)
+        margin = first - second
+        # Two logits at each of two inputs. At the perturbed one, every layer's distances are larger by the radius at most.
+        farther = _ROUNDINGS * _ROUNDOFF * self.network.config.depth * margin / 2
+        error = 4 * self.network.rounding(inputs) + 2 * farther
+        radius = ((margin - error) / 2).clamp_min(0) * (1 - 1e-6)
         return radius, [METHOD if size > 0 else "" for size in radius.tolist()]
 
     def certified_radius(self, inputs: Tensor) -> tuple[Tensor, list[str]]:
