@@ -65,10 +65,11 @@ def train_stl(
         store: where checkpoints are kept; they hold the dictionary too.
     """
     state = None if store is None else store.latest()
-    if state is not None:
-        network.dictionary.copy_(state.network["dictionary"])
-    else:
-        network.dictionary.copy_(_learn(network, inputs, config))
+    stored = None if state is None else state.network.get("dictionary")
+    # A dictionary of another shape is of another training, which `minimize` refuses.
+    if stored is None or stored.shape != network.dictionary.shape:
+        stored = _learn(network, inputs, config)
+    network.dictionary.copy_(stored)
     rows = _spread(len(inputs), config.classifier_rows)
     problem = _TransformedProblem(network, _transform(network, inputs[rows]), labels[rows], config)
     minimize(problem, config, on_epoch=on_epoch, store=store)

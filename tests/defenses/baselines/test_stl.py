@@ -1,0 +1,70 @@
+"""The sparse transformation layer: what it keeps and removes, its gradient, and a training that is not its own."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from otad_ray.defenses.baselines.stl import SparseClassifier, Stl, StlConfig
+from otad_ray.errors import InputError
+from otad_ray.training import TrainingStore
+from otad_ray.training.baselines.stl import StlSettings, train_stl
+
+SHAPE = (2, 8, 8)
+
+
+def new_network(num_filters: int = 3, filter_size: int = 3) -> SparseClassifier:
+    torch.manual_seed(0)
+    return SparseClassifier(
+        StlConfig(shape=SHAPE, num_outputs=4, num_filters=num_filters, filter_size=filter_size, num_iterations=10)
+    ).eval()
+
+
+def random_images(count: int) -> Tensor:
+    """Images (N, *SHAPE) in [0.3, 0.7], so that little of what is rebuilt is clamped."""
+    return 0.3 + 0.4 * torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(1))
+
+
+def test_constant_images_are_kept_and_faint_noise_on_them_is_removed() -> None:
+    constant = torch.tensor([0.2, 0.5, 0.9]).view(3, 1, 1, 1).expand(3, *SHAPE)
+    noise = 0.02 * (random_images(3) - 0.5)
+    layer = Stl(new_network())
+    torch.testing.assert_close(layer.purify(constant), constant)
+    found = layer.purify(constant + noise) - constant
+    assert float(found.norm()) < 0.5 * float(noise.norm())
+
+
+def test_logits_are_those_of_the_purified_images() -> None:
+    layer, images = Stl(new_network()), random_images(5)
+    assert float((layer.purify(images) - images).norm()) > 0.05 * float(images.norm())
+    torch.testing.assert_close(layer(images), layer.classifier(layer.purify(images)))
+
+
+def test_gradient_is_that_of_finite_differences_in_several_blocks() -> None:
+    network = new_network().double()
+    images = random_images(70).double().requires_grad_()
+    direction, weights = (torch.randn(images.shape, dtype=torch.float64) for _ in range(2))
+    (gradient,) = torch.autograd.grad((network.transform(images) * weights).sum(), images)
+    with torch.no_grad():
+        forward, backward = (network.transform(images + step * direction) for step in (1e-6, -1e-6))
+    # For each image, since one of the last block must not be lost among the others.
+    expected = ((forward - backward) * weights).flatten(1).sum(1) / 2e-6
+    torch.testing.assert_close((gradient * direction).flatten(1).sum(1), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_filters", "filter_size"), [(2, 3), (3, 4)])
+def test_checkpoints_of_another_dictionary_are_refused(num_filters: int, filter_size: int, tmp_path: Path) -> None:
+    settings = StlSettings(epochs=1, dictionary_images=8, dictionary_rounds=1)
+    images, labels = random_images(16), torch.arange(16) % 4
+    train_stl(new_network(), images, labels, settings, store=TrainingStore(tmp_path))
+    with pytest.raises(InputError, match="another training"):
+        train_stl(new_network(num_filters, filter_size), images, labels, settings, store=TrainingStore(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"filter_size": 9}, {"sparsity": 0.0}, {"num_filters": 0}, {"num_iterations": 0}, {"shape": (64,)}]
+)
+def test_sizes_that_do_not_fit_are_refused(changes: dict) -> None:
+    with pytest.raises(ValueError, match=r"need|do not fit"):
+        StlConfig(**{"shape": SHAPE, "num_outputs": 4} | changes)
