@@ -132,7 +132,7 @@ class LinfDist(Baseline):
         """
         first, second = self(inputs).double().topk(2, dim=1).values.unbind(1)
         margin = first - second
-        # Two logits at each of two inputs. At the perturbed one, distances are larger by the radius at most, in each layer.
+        # Two logits at each of two inputs. At the perturbed one, each layer's distances are larger by up to the radius.
         farther = _ROUNDINGS * _ROUNDOFF * self.network.config.depth * margin / 2
         error = 4 * self.network.rounding(inputs) + 2 * farther
         radius = ((margin - error) / 2).clamp_min(0) * (1 - 1e-6)
