@@ -9,7 +9,7 @@ from tyro.conf import arg
 
 from otad_ray.cip import MOSEK
 from otad_ray.errors import InputError
-from otad_ray.memory import check_search
+from otad_ray.memory import DEFAULT_SEARCH, name_search
 from otad_ray.presets import Preset
 
 CAPACITY_WAIT = "OTAD_CAPACITY_WAIT"
@@ -145,7 +145,11 @@ class ActorJobConfig(JobConfig):
 
     Attributes:
         num_actors: size of the actor pool (default: one per spare CPU of the cluster).
-        search: torch or faiss; both return the same neighbors.
+        search: torch or faiss; both return the same neighbors, unless they may be approximate.
+        faiss_index: FAISS's factory string of the index that --search faiss uses, such as Flat (the default),
+            PCA784,FlatL2Panorama16, IVF1024,Flat or HNSW32; it is built once, beside the memory's keys.
+        approximate: take the neighbors that an approximate index finds as they are; results say so, with the recall
+            that was measured, and nothing is certified.
         address: Ray cluster to join (default: RAY_ADDRESS, else a local one is started).
         rows_per_shard: rows computed and written at a time; a directory keeps the value it was started with.
         capacity_wait: seconds to wait for the actors' CPUs, for which a cluster that scales is asked, and for license
@@ -155,12 +159,19 @@ class ActorJobConfig(JobConfig):
     """
 
     num_actors: int | None = None
-    search: str = "torch"
+    search: str = DEFAULT_SEARCH
+    faiss_index: str | None = None
+    approximate: bool = False
     address: str | None = None
     rows_per_shard: int = 512
     capacity_wait: float | None = None
     mosek_tokens: int | None = None
     local: bool = False
+
+    @property
+    def search_name(self) -> str:
+        """How memories are searched, as one name; InputError for options that do not go together."""
+        return name_search(self.search, self.faiss_index, approximate=self.approximate)
 
     @property
     def pool(self) -> PoolRequest:
@@ -175,7 +186,7 @@ class ActorJobConfig(JobConfig):
         )
 
     def __post_init__(self) -> None:
-        check_search(self.search)
+        _ = self.search_name
         if self.rows_per_shard < 1:
             raise InputError(f"need rows_per_shard >= 1, got {self.rows_per_shard}")
         refuse_cluster_options(

@@ -18,16 +18,19 @@ from otad_ray.memory.labels import (
     label_weights,
 )
 from otad_ray.memory.neighbor_memory import NeighborMemory
-from otad_ray.memory.search import SEARCHES, check_search, nearest_others
+from otad_ray.memory.search import DEFAULT_SEARCH, SEARCHES, SearchName, name_search, nearest_others
+from otad_ray.memory.search.verification import Verification
 
 __all__ = [
+    "DEFAULT_SEARCH",
     "RETRYABLE_LABELS",
     "SEARCHES",
     "IntegrationConfig",
     "NeighborMemory",
     "Neighborhood",
+    "SearchName",
+    "Verification",
     "approximate_feature",
-    "check_search",
     "integrate_neighbors",
     "label_features",
     "label_positions",
@@ -36,6 +39,7 @@ __all__ = [
     "label_weights",
     "make_column",
     "make_list_column",
+    "name_search",
     "nearest_others",
     "neighborhoods",
     "net_inputs",

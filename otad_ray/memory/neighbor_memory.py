@@ -1,7 +1,7 @@
 """Training points with their features on disk, memory-mapped, and the search over their keys."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,10 +22,14 @@ from otad_ray.artifacts import (
 from otad_ray.errors import InputError
 from otad_ray.machine import job_command, versions
 from otad_ray.memory.array_files import LARGEST_KEY_NORM, Batches, check_ids, map_array, write_arrays
-from otad_ray.memory.search import SEARCHES, CandidateSearch, check_search, exact_nearest, leave_out
-from otad_ray.memory.sketch import Sketch, read_sketch, write_sketch
+from otad_ray.memory.search import DEFAULT_SEARCH, ExactSearch, SearchName, leave_out, open_search
+from otad_ray.memory.search.distances import measure_pairs, take_root
+from otad_ray.memory.search.sketch import SKETCH_FORMAT, Sketch, read_sketch, write_sketch
+from otad_ray.memory.search.verification import Verification, judge_answers
 from otad_ray.models import TokenSpace
 from otad_ray.stages import stage
+
+logger = logging.getLogger(__name__)
 
 _KIND = "memory"
 _SPACE_FILE = "point_space.safetensors"
@@ -44,11 +48,10 @@ class NeighborMemory:
         directory: Path,
         manifest: dict[str, Any],
         arrays: Mapping[str, Tensor],
-        sketch: Sketch,
+        sketch: Sketch | None,
         search: str,
         point_space: TokenSpace | None = None,
     ) -> None:
-        check_search(search)
         self.directory = directory
         self.manifest = manifest
         self.keys = arrays["keys"]
@@ -57,16 +60,13 @@ class NeighborMemory:
         self.labels = arrays["labels"]
         self.ids = arrays["ids"]
         self.point_space = point_space
-        self._sketch = sketch
-        self._search_name = search
+        self.search_name = SearchName.parse(search)
+        largest = float(manifest["largest_key_norm"])
+        self._exact = ExactSearch(self.keys, sketch)
+        self._search = open_search(self.search_name, self.keys, largest, self._exact, directory)
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @cached_property
-    def _searches(self) -> Sequence[CandidateSearch]:
-        """Made at the first search: a memory may be opened where the search's library is missing."""
-        return SEARCHES[self._search_name](self.keys, float(self.manifest["largest_key_norm"]), self._sketch)
 
     @classmethod
     def build(
@@ -102,10 +102,11 @@ class NeighborMemory:
                 (temporary / _SPACE_FILE).write_bytes(save(tensors))
             check_ids(np.load(temporary / "ids.npy"))
             searched = np.load(temporary / ("points.npy" if keys is None else "keys.npy"), mmap_mode="r")
+            write_sketch(temporary, searched)
             manifest = {
                 "kind": _KIND,
                 **contents,
-                "sketch": write_sketch(temporary, searched),
+                "sketch": SKETCH_FORMAT,
                 "versions": versions(),
                 **(provenance or {}),
             }
@@ -113,10 +114,11 @@ class NeighborMemory:
         return cls.load(directory)
 
     @classmethod
-    def load(cls, directory: str | Path, *, search: str = "torch", device: str | torch.device = "cpu") -> Self:
+    def load(cls, directory: str | Path, *, search: str = DEFAULT_SEARCH, device: str | torch.device = "cpu") -> Self:
         """Open a memory by its path; on the CPU its arrays are mapped, not read.
 
-        search: a name in `SEARCHES`. Raises InputError where the directory is missing, truncated or no memory.
+        search: torch, faiss, or what else `SearchName` reads. Raises InputError where the directory is missing,
+        truncated or no memory, and for a search that is not to be had.
         """
         directory = Path(directory).absolute()
         if not directory.is_dir():
@@ -147,11 +149,36 @@ class NeighborMemory:
         queries = keys.detach().to(self.keys.device, torch.float32).contiguous()
         count = k if exclude_ids is None else k + 1
         with stage("search"):
-            index, distance = exact_nearest(self.keys, self._searches, queries, count)
+            index, distance = self._search.nearest(queries, count)
             if exclude_ids is None:
                 return index, distance
             excluded = self.ids[index] == exclude_ids.to(self.ids.device).unsqueeze(1)
             return leave_out(excluded, index, distance)
+
+    def verify(self, queries: Tensor, answers: Tensor) -> Verification:
+        """Say, exactly, which answers of any other index are wrong.
+
+        Args:
+            queries: (B, E), the keys that neighbors were sought for.
+            answers: (B, K) int64, the positions in this memory that the index gave, in any order.
+
+        Raises:
+            InputError: for queries or answers of another shape or type.
+        """
+        if answers.dim() != 2 or len(answers) != len(queries) or answers.is_floating_point():
+            raise InputError(
+                f"answers must be positions (B, K) for B = {len(queries)} queries, got {tuple(answers.shape)} of "
+                f"{answers.dtype}"
+            )
+        count = answers.shape[1]
+        self._check_query(queries, count, None)
+        queries = queries.detach().to(self.keys.device, torch.float32).contiguous()
+        answers = answers.to(self.keys.device, torch.int64)
+        rows = torch.arange(len(queries), device=self.keys.device).repeat_interleave(count)
+        known = ((answers >= 0) & (answers < len(self))).flatten()
+        squares = torch.full((answers.numel(),), torch.inf, dtype=torch.float64, device=self.keys.device)
+        squares[known] = measure_pairs(self.keys, answers.flatten()[known], queries, rows[known])
+        return judge_answers(answers, take_root(squares).view_as(answers), *self._exact.nearest(queries, count))
 
     def _check_query(self, keys: Tensor, k: int, exclude_ids: Tensor | None) -> None:
         if keys.dim() != 2 or keys.shape[1] != self.keys.shape[1]:
@@ -201,13 +228,18 @@ def _open_space(directory: Path, manifest: Mapping[str, Any], device: str | torc
         raise InputError(f"{path} is missing or damaged ({error}); delete {directory} and build it again") from error
 
 
-def _open_sketch(directory: Path, manifest: Mapping[str, Any], device: str | torch.device) -> Sketch:
+def _open_sketch(directory: Path, manifest: Mapping[str, Any], device: str | torch.device) -> Sketch | None:
+    """Open the sketch of a memory; None for one that was written before sketches had today's format."""
+    if manifest["sketch"] != SKETCH_FORMAT:
+        logger.warning(
+            "the sketch in %s is of an earlier version: search finds the same without it, several times slower; "
+            "to mend that, delete the directory and build it again",
+            directory,
+        )
+        return None
     try:
-        sketch = read_sketch(directory, manifest["sketch"], device)
+        return read_sketch(directory, manifest["rows"], device)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(
             f"the sketch in {directory} is missing or truncated ({error}); delete {directory} and build it again"
         ) from error
-    if len(sketch.rows) != manifest["rows"]:
-        raise InputError(f"the sketch in {directory} has {len(sketch.rows)} rows; build {directory} again")
-    return sketch

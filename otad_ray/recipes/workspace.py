@@ -11,6 +11,7 @@ from otad_ray.artifacts import MANIFEST, content_hash, read_manifest, storage_ro
 from otad_ray.data import DataDescription, DataFolders, DataSet, Rows, Split, describe_data_set, open_split
 from otad_ray.errors import InputError
 from otad_ray.machine import job_command
+from otad_ray.memory import DEFAULT_SEARCH
 from otad_ray.options import ActorJobConfig, JobConfig
 from otad_ray.permissions import check_writable
 from otad_ray.presets import Preset
@@ -18,7 +19,6 @@ from otad_ray.tracking import DataRecord, RunRecord, default_tracking_uri, track
 
 # Folder of a storage root with a storage root for each night.
 NIGHTS = "nightly"
-_DEFAULT_SEARCH = "torch"
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Workspace:
         self.started = time.time()
         self.build = config.build
         self.pool = config.pool
-        self.search = config.search if isinstance(config, ActorJobConfig) else _DEFAULT_SEARCH
+        self.search = config.search_name if isinstance(config, ActorJobConfig) else DEFAULT_SEARCH
         self.root = storage_root(config.storage)
         check_writable(self.root / self.preset.name)
         self.tracking_uri = default_tracking_uri(config.tracking_uri, self.root)

@@ -1,5 +1,6 @@
 """The neighbor memory: search against FAISS and brute force, leave-one-out, and broken directories."""
 
+import json
 from pathlib import Path
 
 import faiss
@@ -63,15 +64,60 @@ def test_search_is_exact_at_any_scale(tmp_path: Path, search: str, scale: float)
     np.testing.assert_array_equal(index, distances.argsort(1)[:, :5])
 
 
-def test_many_candidates_are_measured_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Far from the origin float32 says nothing, and every key is a candidate for every query."""
-    monkeypatch.setattr("otad_ray.memory.search._BLOCK_BYTES", 1 << 16)
+def test_search_is_exact_far_from_the_origin(tmp_path: Path) -> None:
+    """There, inner products in float32 say nothing, and sketches do, whose center is that of the keys."""
     points = 3000 + torch.randn(700, 4, generator=torch.Generator().manual_seed(4))
     index, distance = build_memory(tmp_path / "memory", points).search(points[:50], 3)
     assert index[:, 0].tolist() == list(range(50))
     expected_index, expected_distance = brute_force(points, points[:50], 3)
     np.testing.assert_array_equal(index, expected_index)
     np.testing.assert_allclose(distance, expected_distance, rtol=1e-12)
+
+
+def test_a_memory_with_a_sketch_of_an_earlier_version_is_searched_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    points = torch.rand(300, 5, generator=torch.Generator().manual_seed(0))
+    directory = tmp_path / "memory"
+    expected = build_memory(directory, points).search(points[:20], 4)
+    for path in directory.glob("s*.npy"):
+        path.unlink()
+    manifest = json.loads((directory / "manifest.json").read_text())
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"sketch": {"error": 0.1, "largest_norm": 1.0}}))
+    with caplog.at_level("WARNING"):
+        found = NeighborMemory.load(directory).search(points[:20], 4)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+    assert f"the sketch in {directory} is of an earlier version" in caplog.text
+
+
+def test_verify_says_which_answers_are_wrong(tmp_path: Path) -> None:
+    points = torch.tensor([0.0, 1.0, 2.0, 4.0, 4.0, 9.0]).unsqueeze(1)
+    memory = build_memory(tmp_path / "memory", points)
+    queries = torch.tensor([[0.0], [0.0], [4.5], [4.5], [8.0]])
+    answers = torch.tensor([[1, 0], [0, 2], [4, 3], [3, 3], [5, -1]])
+    found = memory.verify(queries, answers)
+    assert found.wrong.tolist() == [
+        [False, False], [False, True], [False, False], [False, True], [False, True],
+    ]  # fmt: skip
+    assert found.positions.tolist() == [[0, 1], [0, 1], [3, 4], [3, 4], [5, 3]]
+    assert found.recall == pytest.approx(0.7)
+
+
+def test_any_of_the_keys_at_the_last_distance_is_a_right_answer(tmp_path: Path) -> None:
+    memory = build_memory(tmp_path / "memory", torch.tensor([[0.0], [1.0], [-1.0], [1.0], [3.0]]))
+    assert not memory.verify(torch.zeros(3, 1), torch.tensor([[0, 1], [0, 2], [3, 0]])).wrong.any()
+    assert memory.verify(torch.zeros(1, 1), torch.tensor([[0, 4]])).wrong.tolist() == [[False, True]]
+
+
+def test_verify_refuses_what_are_no_answers(tmp_path: Path) -> None:
+    memory = build_memory(tmp_path / "memory", torch.rand(5, 3))
+    with pytest.raises(InputError, match=r"answers must be positions \(B, K\) for B = 2 queries, got \(3, 1\)"):
+        memory.verify(torch.rand(2, 3), torch.zeros(3, 1, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"of torch\.float32"):
+        memory.verify(torch.rand(2, 3), torch.zeros(2, 1))
+    with pytest.raises(InputError, match="neighbors must be 1 to 5"):
+        memory.verify(torch.rand(2, 3), torch.zeros(2, 6, dtype=torch.int64))
 
 
 def test_leave_one_out_by_id(tmp_path: Path) -> None:
@@ -100,8 +146,8 @@ def test_arrays_are_read_back_and_mapped(tmp_path: Path) -> None:
     assert memory.labels.dtype == torch.int64
     assert memory.keys.data_ptr() == memory.points.data_ptr()
     assert sorted(path.name for path in (tmp_path / "memory").iterdir()) == [
-        "features.npy", "ids.npy", "labels.npy", "manifest.json", "points.npy",
-        "sketch.npy", "sketch_basis.npy", "sketch_center.npy",
+        "features.npy", "ids.npy", "labels.npy", "manifest.json", "points.npy", "sketch_basis.npy",
+        "sketch_center.npy", "sketch_codes.npy", "sketch_terms.npy", "squared_norms.npy",
     ]  # fmt: skip
 
 
@@ -184,7 +230,9 @@ def test_missing_and_broken_directories_are_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="missing or truncated"):
             NeighborMemory.load(tmp_path / "memory")
     points.write_bytes(whole)
-    for name in ("sketch.npy", "sketch_basis.npy", "sketch_center.npy"):
+    for name in (
+        "sketch_codes.npy", "sketch_terms.npy", "squared_norms.npy", "sketch_basis.npy", "sketch_center.npy",
+    ):  # fmt: skip
         sketch = (tmp_path / "memory" / name).read_bytes()
         (tmp_path / "memory" / name).write_bytes(sketch[:-1])
         with pytest.raises(InputError, match=r"the sketch in .* is missing or truncated"):

@@ -88,7 +88,9 @@ def _start_labels(
     config: ActorJobConfig, memory: NeighborMemory, *, rows: int, rows_per_shard: int
 ) -> Iterator[Unit[LabelTask]]:
     """Start a directory of labels that is removed again, beside the memory: on a cluster actors share that disk."""
-    task = LabelTask(config.preset.name, str(memory.directory), config.search, config.preset.integration, dense=False)
+    task = LabelTask(
+        config.preset.name, str(memory.directory), config.search_name, config.preset.integration, dense=False
+    )
     with tempfile.TemporaryDirectory(dir=memory.directory.parent, prefix=".benchmark-") as directory:
         output = ShardedDirectory.start(
             Path(directory), kind="labels", identity={}, rows=rows, rows_per_shard=rows_per_shard

@@ -35,7 +35,7 @@ def measure_table_ix(config: ActorJobConfig, workspace: Workspace) -> Iterator[M
     with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".benchmark-") as root, threads(num_cores()):
         directory = Path(root) / "memory"
         networks.remember(directory, train.take(np.arange(min(_MEMORY_ROWS, len(train)))))
-        yield from measure_transformer(networks, NeighborMemory.load(directory, search=config.search), inputs)
+        yield from measure_transformer(networks, NeighborMemory.load(directory, search=config.search_name), inputs)
         if torch.cuda.is_available():
             memory = NeighborMemory.load(directory, device="cuda")
             yield from measure_transformer(networks.to("cuda"), memory, inputs.to("cuda"))
