@@ -11,7 +11,7 @@ from otad_ray.data import DataSet
 from otad_ray.defenses.baselines.small_conv import SmallConvConfig
 from otad_ray.defenses.baselines.trained_net import CLASSIFIERS, TrainedNet
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry, Training, refuse_regression
-from otad_ray.training.baselines.adversarial import AdversarialSettings, find_examples, train_adversarially
+from otad_ray.training.baselines.adversarial import AdversarialProblem, AdversarialSettings, find_examples
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ def _make_entry(
     training = Training(
         settings=_vary_by_data_set(base, eps) | dict(regression or {}),
         build=build_classifier,
-        train=train_adversarially,
+        problem=AdversarialProblem,
         family=CLASSIFIERS,
         measure=measure_robustness,
     )

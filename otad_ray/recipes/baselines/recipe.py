@@ -26,6 +26,7 @@ from otad_ray.recipes.networks import NetworkRecipe, Trained, ensure_network
 from otad_ray.recipes.sample_task import SampleTask
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.training import LoopConfig
+from otad_ray.training.loop import minimize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +60,9 @@ class BaselineTask(SampleTask):
     def train(self, tables: Iterable[pa.Table], device: torch.device) -> None:
         inputs, targets = self.assemble(tables)
         network = self.new_network().to(device)
-        classifier = None if self.net is None else load_backbone(self.net).to(device).requires_grad_(False)
-        self._training.train(
-            network, inputs, targets, self.settings, classifier=classifier, on_epoch=self.report, store=self.store
-        )
+        needed = {} if self.net is None else {"classifier": load_backbone(self.net).to(device).requires_grad_(False)}
+        problem = self._training.problem(network, inputs, targets, self.settings, **needed)
+        minimize(problem, self.settings, on_epoch=self.report, store=self.store)
 
 
 class BaselineRecipe(NetworkRecipe[nn.Module]):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from otad_ray.defenses.baselines.stl import STL_NETS, SparseClassifier, Stl, StlConfig
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry, Training, refuse_all_but_image_classes
-from otad_ray.training.baselines.stl import StlSettings, train_stl
+from otad_ray.training.baselines.stl import StlProblem, StlSettings
 
 _BASE = StlSettings(epochs=15, batch_size=128, learning_rate=2e-3)
 
@@ -34,7 +34,7 @@ ENTRY = BaselineEntry(
             "cifar10": replace(_BASE, num_filters=64, num_iterations=200, classifier_rows=50_000, width=64, epochs=50),
         },
         build=_build,
-        train=train_stl,
+        problem=StlProblem,
         family=STL_NETS,
     ),
     refuse=refuse_all_but_image_classes,

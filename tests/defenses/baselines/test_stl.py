@@ -1,23 +1,18 @@
-"""The sparse transformation layer: what it keeps and removes, its gradient, and a training that is not its own."""
-
-from pathlib import Path
+"""The sparse transformation layer: what it keeps and removes, and its gradient."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from otad_ray.defenses.baselines.stl import SparseClassifier, Stl, StlConfig
-from otad_ray.errors import InputError
-from otad_ray.training import TrainingStore
-from otad_ray.training.baselines.stl import StlSettings, train_stl
 
 SHAPE = (2, 8, 8)
 
 
-def new_network(num_filters: int = 3, filter_size: int = 3) -> SparseClassifier:
+def new_network() -> SparseClassifier:
     torch.manual_seed(0)
     return SparseClassifier(
-        StlConfig(shape=SHAPE, num_outputs=4, num_filters=num_filters, filter_size=filter_size, num_iterations=10)
+        StlConfig(shape=SHAPE, num_outputs=4, num_filters=3, filter_size=3, num_iterations=10)
     ).eval()
 
 
@@ -51,15 +46,6 @@ def test_gradient_is_that_of_finite_differences_in_several_blocks() -> None:
     # For each image, since one of the last block must not be lost among the others.
     expected = ((forward - backward) * weights).flatten(1).sum(1) / 2e-6
     torch.testing.assert_close((gradient * direction).flatten(1).sum(1), expected, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize(("num_filters", "filter_size"), [(2, 3), (3, 4)])
-def test_checkpoints_of_another_dictionary_are_refused(num_filters: int, filter_size: int, tmp_path: Path) -> None:
-    settings = StlSettings(epochs=1, dictionary_images=8, dictionary_rounds=1)
-    images, labels = random_images(16), torch.arange(16) % 4
-    train_stl(new_network(), images, labels, settings, store=TrainingStore(tmp_path))
-    with pytest.raises(InputError, match="another training"):
-        train_stl(new_network(num_filters, filter_size), images, labels, settings, store=TrainingStore(tmp_path))
 
 
 @pytest.mark.parametrize(

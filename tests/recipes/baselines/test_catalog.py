@@ -13,11 +13,13 @@ from otad_ray.defenses.randomness import is_random
 from otad_ray.errors import InputError
 from otad_ray.options import JobConfig
 from otad_ray.presets import find_preset
+from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.baselines.catalog import BASELINES
-from otad_ray.recipes.baselines.recipe import BaselineRecipe, ensure_baseline, explain_collapse
+from otad_ray.recipes.baselines.recipe import ensure_baseline, explain_collapse
 from otad_ray.recipes.defenses import expand_names, find_defenses
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.training import TrainingStore
+from otad_ray.training.loop import minimize
 
 # Short trainings: what is asserted does not need more.
 QUICK = (
@@ -143,7 +145,7 @@ def test_killed_training_goes_on_to_the_same_weights(name: str, workspace: Works
     settings = replace(training.settings["digits"], epochs=3, batch_size=32)
     rows = load_all(workspace.rows("test"))
     x, y = rows.x[:70], rows.y[:70]
-    classifier = BaselineRecipe(workspace, BASELINES["ape_gan"])._net.network if training.needs_net else None
+    needed = {"classifier": ensure_backbone(workspace).network} if training.needs_net else {}
 
     def train(store: TrainingStore, kill_after: int) -> dict[str, Tensor]:
         def kill(metrics) -> None:
@@ -152,7 +154,7 @@ def test_killed_training_goes_on_to_the_same_weights(name: str, workspace: Works
 
         torch.manual_seed(0)
         network = training.build(settings, (1, 8, 8), 10)
-        training.train(network, x, y, settings, classifier=classifier, on_epoch=kill, store=store)
+        minimize(training.problem(network, x, y, settings, **needed), settings, on_epoch=kill, store=store)
         return network.state_dict()
 
     whole = train(TrainingStore(tmp_path / "whole"), 0)
