@@ -87,7 +87,11 @@ def find_examples(network: nn.Module, x: Tensor, y: Tensor, config: AdversarialS
 
 
 def draw_from_ball(x: Tensor, budget: Budget) -> Tensor:
-    """Return a point of the ball around each sample x (B, *shape), uniformly drawn, then kept within the bounds."""
+    """Return a point of the ball around each sample x (B, *shape), uniformly drawn, then kept within the bounds.
+
+    It is drawn from torch's global generator, for the whole batch at once. `Budget.random_point` needs a stream of each
+    sample's own, which a training has no use for.
+    """
     if budget.norm == "linf":
         return budget.clip(x + budget.eps * (2 * torch.rand_like(x) - 1))
     direction = torch.randn_like(x).flatten(1)

@@ -96,6 +96,8 @@ class ApeGanProblem(SampleProblem[ApeGanNetworks]):
 def fgsm_examples(classifier: nn.Module, inputs: Tensor, labels: Tensor, eps: float) -> Tensor:
     """Return images moved by eps in every pixel, along the sign of the gradient of the cross entropy.
 
+    They go the whole eps, as published. Attacks, and `find_examples` as they do, stay a millionth of it inside.
+
     Args:
         classifier: maps images (B, *shape) to logits (B, C).
         inputs: (B, *shape) in [0, 1].
