@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from otad_ray.models import Backbone
 from otad_ray.training.augmentation import Augmentation
-from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_nonnegative, full_precision, minimize
+from otad_ray.training.loop import BatchRows, LoopConfig, Optimizer, Step, check_nonnegative, full_precision, minimize
 from otad_ray.training.objectives import objective_of
 from otad_ray.training.process_group import ProcessGroup
 from otad_ray.training.samples import SampleProblem
@@ -25,7 +25,7 @@ class TrainingConfig(LoopConfig):
         rows: train, the whole training part, or fit, less the validation tenth, to choose hyperparameters.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = 0.05
     energy_weight: float = 0.01
     augmentation: Augmentation = "none"

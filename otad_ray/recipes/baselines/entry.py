@@ -31,7 +31,7 @@ class Training:
         family: reads and writes its checkpoints.
         needs_net: whether it is trained against the preset's undefended net.
         measure: returns metrics of the finished network on held-out rows, given the network, inputs, targets and
-            settings.
+            settings; None for the accuracy of the defense that is made of it.
     """
 
     settings: Mapping[str, LoopConfig]

@@ -69,7 +69,9 @@ def _read_value(name: str, field: str, text: str) -> Any:
     if isinstance(current, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(current):
-        raise InputError(f"{_OPTION}: {name}.{field} is a {type(current).__name__} ({current}), got {text!r}")
+        kind = type(current).__name__
+        article = "an" if kind == "int" else "a"
+        raise InputError(f"{_OPTION}: {name}.{field} is {article} {kind} ({current}), got {text!r}")
     return value
 
 

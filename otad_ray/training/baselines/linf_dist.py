@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from otad_ray.defenses.baselines.linf_dist import LinfDistNet
-from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_nonnegative
+from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_float32, check_nonnegative
 from otad_ray.training.objectives import CLASSIFICATION
 from otad_ray.training.process_group import ProcessGroup
 from otad_ray.training.samples import SampleProblem
@@ -43,6 +43,7 @@ class LinfDistSettings(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_nonnegative(self, "hinge", "temperature")
+        check_float32(self)
 
 
 def schedule_p(progress: float) -> float:

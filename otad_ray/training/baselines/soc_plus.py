@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from otad_ray.defenses.baselines.soc_plus import LipConvNet
 from otad_ray.training.augmentation import Augmentation
-from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_nonnegative
+from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_float32, check_nonnegative
 from otad_ray.training.objectives import CLASSIFICATION
 from otad_ray.training.process_group import ProcessGroup
 from otad_ray.training.samples import SampleProblem
@@ -37,6 +37,7 @@ class SocSettings(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_nonnegative(self, "gamma")
+        check_float32(self)
 
 
 class SocProblem(SampleProblem[LipConvNet]):
