@@ -22,7 +22,7 @@ ENTRY = BaselineEntry(
     source="the paper and its code: filters of 8 x 8, sparsity 0.1, a low-pass part of weight 5 with padding 16",
     changes="16 filters in place of 64 and 20 iterations in place of 200; one dictionary, learned on 300 images of the "
     "training set; the classifier is small and trained on 20,000 images; images are not rescaled by their "
-    "maximum, and are continued periodically",
+    "maximum, and are continued periodically; channels are coded one by one, and pixels are clamped to [0, 1]",
     make=lambda parts: Stl(parts.network),
     training=Training(
         settings={

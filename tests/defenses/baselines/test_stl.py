@@ -1,9 +1,12 @@
 """The sparse transformation layer: what it keeps and removes, and its gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
+from otad_ray.defenses.baselines import stl
 from otad_ray.defenses.baselines.stl import SparseClassifier, Stl, StlConfig
 
 SHAPE = (2, 8, 8)
@@ -46,6 +49,34 @@ def test_gradient_is_that_of_finite_differences_in_several_blocks() -> None:
     # For each image, since one of the last block must not be lost among the others.
     expected = ((forward - backward) * weights).flatten(1).sum(1) / 2e-6
     torch.testing.assert_close((gradient * direction).flatten(1).sum(1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_few_images_are_coded_at_a_time_where_codes_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images, coded = new_network(), random_images(5).requires_grad_(), []
+    encode = stl.encode
+
+    def note(planes: Tensor, *others: Any) -> Tensor:
+        coded.append(len(planes))
+        return encode(planes, *others)
+
+    whole = network.transform(images)
+    # Three filters, ten iterations, and pixels of four bytes.
+    monkeypatch.setattr(stl, "_BLOCK_BYTES", 2 * stl._KEPT_CODES * 10 * 3 * images[0].numel() * 4)
+    monkeypatch.setattr(stl, "encode", note)
+    torch.testing.assert_close(network.transform(images), whole)
+    channels = SHAPE[0]
+    assert coded == [2 * channels, 2 * channels, channels]
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_filters", "num_iterations", "rows"),
+    [((1, 28, 28), 16, 20, 64), ((3, 32, 32), 16, 20, 17), ((3, 32, 32), 64, 200, 1)],
+)
+def test_block_of_images_depends_on_the_size_of_their_codes(
+    shape: tuple[int, ...], num_filters: int, num_iterations: int, rows: int
+) -> None:
+    config = StlConfig(shape=shape, num_outputs=10, num_filters=num_filters, num_iterations=num_iterations)
+    assert SparseClassifier(config).block_rows == rows
 
 
 @pytest.mark.parametrize(
