@@ -1,4 +1,4 @@
-"""The errors a person can act on."""
+"""The errors a person can act on, and words for their messages."""
 
 
 class InputError(ValueError):
@@ -14,3 +14,9 @@ class RetryableError(RuntimeError):
     Jobs print it without a traceback and exit with status 1. What is finished is kept: once the cause is mended, the
     same command goes on from there.
     """
+
+
+def name_type(value: object) -> str:
+    """Return the name of a value's type with its article: "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

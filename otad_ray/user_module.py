@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any, NoReturn, SupportsIndex
 
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, name_type
 from otad_ray.locations import resolve_path
 from otad_ray.process_state import read_process_state, restore_process_state
 from otad_ray.user_imports import Namespace, visible_to_pickle
@@ -93,7 +93,7 @@ def call_object(location: str, *, expected: str) -> Any:
     """
     called = load_object(location, expected=expected)
     if not callable(called):
-        raise InputError(f"{location} is a {type(called).__name__}; need {expected}")
+        raise InputError(f"{location} is {name_type(called)}; need {expected}")
     path, _ = split_location(location, expected=expected)
     with _open_file(path).running(f"{location} cannot be built"):
         return called()

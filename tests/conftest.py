@@ -95,16 +95,21 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def _evaluated_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that all processes of the run share."""
+    folder = tmp_path_factory.getbasetemp()
+    # The workers of a run have their folders in one; without workers, what lies above belongs to other runs too.
+    return folder.parent if hasattr(request.config, "workerinput") else folder
+
+
+@pytest.fixture(scope="session")
+def _evaluated_once(shared_folder: Path) -> Path:
     """A storage root with an evaluation of OTAD-T and OTAD-T-NN, made once for all processes of the run."""
     from helpers.transformer_jobs import preset
     from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
     from otad_ray.locks import one_at_a_time
 
-    folder = tmp_path_factory.getbasetemp()
-    # The workers of a run have their folders in one; without workers, what lies above belongs to other runs too.
-    shared = folder.parent if hasattr(request.config, "workerinput") else folder
-    root = shared / "evaluated"
+    root = shared_folder / "evaluated"
     with one_at_a_time(root.with_suffix(".lock")):
         if not (root / "result.json").exists():
             result = run_evaluation(EvaluateConfig(preset=preset(), storage=str(root), local=True, otad_nn=True))

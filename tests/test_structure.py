@@ -26,6 +26,7 @@ CROSS_MODULE_TESTS = {
     "memory/test_streaming.py",
     "monitoring/test_check_panels.py",
     "monitoring/test_expressions.py",
+    "recipes/baselines/test_certified_baselines.py",
     "jobs/test_evaluate_transformers.py",
     "tracking/test_servers.py",
 }

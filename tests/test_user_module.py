@@ -262,7 +262,7 @@ def test_restore_process_state_leaves_the_default_device_unset() -> None:
         ("def build(:", r"cannot be loaded: SyntaxError: .*mine\.py, line 1"),
         ("import missing_module", "cannot be loaded: ModuleNotFoundError: No module named 'missing_module'"),
         ("import os\ndef make(): pass\n_x = 1", r"has no 'build'; need a function .*\. It has: make$"),
-        ("build = 3", r"mine\.py:build is a int; need a function"),
+        ("build = 3", r"mine\.py:build is an int; need a function"),
     ],
 )
 def test_trouble_in_a_file_is_one_line_that_names_it(

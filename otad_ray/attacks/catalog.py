@@ -15,7 +15,7 @@ from otad_ray.attacks.nevergrad_cw import NevergradCW, NevergradProjected
 from otad_ray.attacks.noise import Noise
 from otad_ray.attacks.pgd import FGSM, PGD, Transfer
 from otad_ray.attacks.square import Square
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, name_type
 from otad_ray.user_module import call_object, fingerprint, is_location, load_object, split_location
 
 ATTACKS: Mapping[str, Attack] = {
@@ -104,7 +104,7 @@ def _make_attack(location: str, found: object) -> Attack:
     """Make the attack, once per content of the file: `found` is what the location names."""
     attack = call_object(location, expected=_EXPECTED) if isinstance(found, type) else found
     if not isinstance(attack, Attack):
-        raise InputError(f"{location} is a {type(attack).__name__}; need {_EXPECTED}")
+        raise InputError(f"{location} is {name_type(attack)}; need {_EXPECTED}")
     if getattr(attack, "kind", None) not in get_args(AttackKind):
         raise InputError(f"{location} needs a `kind`, one of {', '.join(get_args(AttackKind))}")
     return attack

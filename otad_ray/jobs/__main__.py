@@ -7,12 +7,14 @@ from typing import NoReturn
 
 from otad_ray import __version__
 from otad_ray.errors import InputError
+from otad_ray.jobs.pipes import stop_when_unread
 from otad_ray.jobs.table import COMMANDS, JOBS, find_name, read_description
 
 PROGRAM = "otad"
 _BAD_INPUT = 2
 
 
+@stop_when_unread()
 def main() -> None:
     """Run the job or command that the command line names, or print the list of them."""
     arguments = sys.argv[1:]

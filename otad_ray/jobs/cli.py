@@ -11,6 +11,7 @@ import tyro
 
 from otad_ray.cip import SolverUnavailableError
 from otad_ray.errors import InputError, RetryableError
+from otad_ray.jobs.pipes import stop_when_unread
 from otad_ray.jobs.table import DEFAULT_PRESET, JOBS
 from otad_ray.options import JobConfig
 from otad_ray.presets import PRESETS, find_preset
@@ -24,6 +25,7 @@ Config = TypeVar("Config", bound=JobConfig)
 Options = TypeVar("Options")
 
 
+@stop_when_unread()
 def run_job(name: str, arguments: Sequence[str] | None = None, *, prog: str | None = None) -> None:
     """Run a job of the table from the command line.
 
@@ -33,7 +35,8 @@ def run_job(name: str, arguments: Sequence[str] | None = None, *, prog: str | No
         prog: how messages call the program; None for its path.
 
     Raises:
-        SystemExit: with 0 after --help; otherwise as `main` or, for a job with a finding, `check_main` says.
+        SystemExit: with 0 after --help, and 141 if nobody reads the output any more; otherwise as `main` or, for a job
+            with a finding, `check_main` says.
     """
     job = JOBS[name]
     module = import_module(job.module)

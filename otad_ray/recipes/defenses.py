@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
 
 from otad_ray.cip import CrossTerm, solver_fingerprint
-from otad_ray.defenses import DEFENSES
+from otad_ray.defenses import DEFENSES, Defense
 from otad_ray.defenses.otad_nn import check_problem
 from otad_ray.errors import InputError
 from otad_ray.locations import resolve_path
@@ -168,7 +168,7 @@ def save_defense(workspace: Workspace, name: str, *, cip_net: str | None = None)
     if name.endswith(_RELEASED):
         integration = replace(integration, cross_term="released")
     parts = PresetParts(workspace, integration, cip_net)
-    return workspace.open_once((name, cip_net), partial(_save, parts, name.removesuffix(_RELEASED)))
+    return workspace.open_once((name, cip_net), partial(_save_own, parts, name.removesuffix(_RELEASED)))
 
 
 def save_otad_by_cross_term(workspace: Workspace) -> Mapping[str, Path]:
@@ -176,7 +176,8 @@ def save_otad_by_cross_term(workspace: Workspace) -> Mapping[str, Path]:
     integration = workspace.preset.integration
     terms: list[CrossTerm] = sorted(get_args(CrossTerm), key=lambda term: term != integration.cross_term)
     return {
-        f"otad_{term}": _save(PresetParts(workspace, replace(integration, cross_term=term)), "otad") for term in terms
+        f"otad_{term}": _save_own(PresetParts(workspace, replace(integration, cross_term=term)), "otad")
+        for term in terms
     }
 
 
@@ -199,21 +200,22 @@ def plain_workspace(workspace: Workspace) -> Workspace:
     return workspace.vary(replace(preset, backbone=replace(preset.backbone, architecture=_PLAIN_ARCHITECTURE)))
 
 
-def _save(parts: PresetParts, name: str) -> Path:
-    """Make a defense, and save it at the place that its identity names, unless it is there already."""
+def _save_own(parts: PresetParts, name: str) -> Path:
+    """Make and save a defense of the preset's own parts; a user's file with a solver is part of its identity."""
     defense = DEFENSES[name].from_parts(parts)
     file = solver_fingerprint(parts.integration.solver)
-    identity = defense.identity() | ({} if file is None else {"solver_file": file})
-    directory = parts.workspace.directory("defenses", identity)
-    if not directory.is_dir():
-        defense.save(directory)
-    return directory
+    return _save(parts.workspace, defense, defense.identity() | ({} if file is None else {"solver_file": file}))
 
 
 def _save_baseline(workspace: Workspace, name: str) -> Path:
-    """Make a baseline, and save it at the place that its identity names, unless it is there already."""
+    """Make and save a baseline."""
     defense = BASELINES[name].make(PresetBaselineParts(workspace, name))
-    directory = workspace.directory("defenses", defense.identity())
+    return _save(workspace, defense, defense.identity())
+
+
+def _save(workspace: Workspace, defense: Defense, identity: Mapping[str, Any]) -> Path:
+    """Save a defense at the place that an identity names, unless it is there already; return the place."""
+    directory = workspace.directory("defenses", identity)
     if not directory.is_dir():
         defense.save(directory)
     return directory

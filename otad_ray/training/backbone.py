@@ -2,24 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
 from otad_ray.models import Backbone
 from otad_ray.training.augmentation import Augmentation
-from otad_ray.training.loop import (
-    BatchRows,
-    InPrecision,
-    LoopConfig,
-    Step,
-    check_nonnegative,
-    full_precision,
-    minimize,
-)
+from otad_ray.training.loop import BatchRows, LoopConfig, Optimizer, Step, check_nonnegative, full_precision, minimize
 from otad_ray.training.objectives import objective_of
 from otad_ray.training.process_group import ProcessGroup
-from otad_ray.training.samples import Samples
+from otad_ray.training.samples import SampleProblem
 from otad_ray.training.state import EpochMetrics, TrainingStore
 
 
@@ -33,7 +25,7 @@ class TrainingConfig(LoopConfig):
         rows: train, the whole training part, or fit, less the validation tenth, to choose hyperparameters.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     learning_rate: float = 0.05
     energy_weight: float = 0.01
     augmentation: Augmentation = "none"
@@ -63,29 +55,20 @@ def train_backbone(
     return backbone
 
 
-class _TransportProblem:
+class _TransportProblem(SampleProblem[Backbone]):
     """Loss (14)."""
 
     def __init__(self, backbone: Backbone, inputs: Tensor, targets: Tensor, config: TrainingConfig) -> None:
         self._objective = objective_of(backbone, inputs, targets)
-        self._samples, self._config = Samples(inputs, targets, config.augmentation, config.seed), config
-        self.network = backbone
-        self.forward = InPrecision(_Transport(backbone), config.precision)
-        self.num_rows = len(inputs)
-
-    @property
-    def identity(self) -> Any:
-        return self._samples.identity
-
-    def start_epoch(self, epoch: int) -> None:
-        self._samples.start_epoch(epoch)
+        self._energy_weight = config.energy_weight
+        transport = _Transport(backbone)
+        super().__init__(backbone, inputs, targets, config, forward=transport, augmentation=config.augmentation)
 
     def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
-        device = next(self.network.parameters()).device
-        outputs, energy = forward(self._samples.take_inputs(batch.share, device))
-        labels = self._samples.labels[batch.share].to(device)
-        loss = self._objective.loss(outputs, labels) + self._config.energy_weight * energy.sum()
-        score = self._objective.score(outputs, labels)
+        inputs, targets = self.take(batch.share)
+        outputs, energy = forward(inputs)
+        loss = self._objective.loss(outputs, targets) + self._energy_weight * energy.sum()
+        score = self._objective.score(outputs, targets)
         return Step(loss, {"loss": loss, "energy": energy.sum(), self._objective.metric: score})
 
 

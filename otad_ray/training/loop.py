@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
@@ -18,7 +18,10 @@ from otad_ray.training.state import EpochMetrics, TrainingState, TrainingStore
 
 logger = logging.getLogger(__name__)
 
+Optimizer = Literal["sgd", "adamw"]
 Precision = Literal["float32", "bfloat16"]
+_OPTIMIZERS: tuple[str, ...] = get_args(Optimizer)
+_PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ class LoopConfig:
 
     epochs: int = 20
     batch_size: int = 128
-    optimizer: Literal["sgd", "adamw"] = "adamw"
+    optimizer: Optimizer = "adamw"
     learning_rate: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -49,6 +52,9 @@ class LoopConfig:
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"need {name} >= 1, got {getattr(self, name)}")
+        for name, known in (("optimizer", _OPTIMIZERS), ("precision", _PRECISIONS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}; known: {', '.join(known)}")
         if self.seed < 0:
             raise ValueError(f"need seed >= 0, got {self.seed}")
         check_nonnegative(self, "learning_rate", "momentum", "weight_decay")
@@ -59,6 +65,15 @@ def check_nonnegative(config: Any, *names: str) -> None:
     for name in names:
         if not (math.isfinite(getattr(config, name)) and getattr(config, name) >= 0):
             raise ValueError(f"need a finite {name} >= 0, got {getattr(config, name)}")
+
+
+def check_float32(config: LoopConfig) -> None:
+    """InputError for another precision than float32: for networks whose layers autocast does not reach."""
+    if config.precision != "float32":
+        raise InputError(
+            f"need precision = float32, got {config.precision!r}: this network knows no other in training; "
+            "leave precision out"
+        )
 
 
 class Step(NamedTuple):

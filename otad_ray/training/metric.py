@@ -3,17 +3,16 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 from torch import Tensor, nn
 
 from otad_ray.errors import InputError
 from otad_ray.models import MetricNet
 from otad_ray.training.augmentation import Augmentation
-from otad_ray.training.loop import BatchRows, InPrecision, LoopConfig, Step, full_precision, minimize
+from otad_ray.training.loop import BatchRows, LoopConfig, Step, full_precision, minimize
 from otad_ray.training.metric_losses import METRIC_LOSSES
 from otad_ray.training.process_group import ProcessGroup
-from otad_ray.training.samples import Samples
+from otad_ray.training.samples import SampleProblem
 from otad_ray.training.state import EpochMetrics, TrainingStore
 
 
@@ -58,27 +57,18 @@ def train_metric_net(
     return net
 
 
-class _MetricProblem:
+class _MetricProblem(SampleProblem[MetricNet]):
+    """The loss of pairs or triplets of a batch's keys."""
+
     def __init__(self, net: MetricNet, inputs: Tensor, labels: Tensor, config: MetricTrainingConfig) -> None:
-        self._samples = Samples(inputs, labels, config.augmentation, config.seed)
+        super().__init__(net, inputs, labels, config, augmentation=config.augmentation)
         self._loss = METRIC_LOSSES[config.loss](config.margin)
-        self.network = net
-        self.forward = InPrecision(net, config.precision)
-        self.num_rows = len(inputs)
-
-    @property
-    def identity(self) -> Any:
-        return self._samples.identity
-
-    def start_epoch(self, epoch: int) -> None:
-        self._samples.start_epoch(epoch)
 
     def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
-        device = next(self.network.parameters()).device
-        inputs = self._samples.take_inputs(batch.share, device)
+        inputs, _ = self.take(batch.share)
         # Each process differentiates the whole batch's loss in its own keys: together that is its gradient.
         keys = group.gather_shares(full_precision(forward(inputs)), len(batch.whole))
-        found = self._loss(keys, self._samples.labels[batch.whole].to(device))
+        found = self._loss(keys, self.samples.labels[batch.whole].to(self.device))
         share = len(batch.share)
         sums = {"loss": found.loss * share, "active": found.loss.new_tensor(found.active * share / len(batch.whole))}
         return Step(found.loss * len(batch.whole), sums)

@@ -67,18 +67,18 @@ def held_out_metric(
     return objective.metric, _mean_score(objective, backbone, inputs, targets, batch_size)
 
 
-def accuracy(backbone: Backbone, inputs: Tensor, targets: Tensor, *, batch_size: int = 1024) -> float:
-    """Share of rows whose largest logit is their class."""
-    return _mean_score(CLASSIFICATION, backbone, inputs, targets, batch_size)
+def accuracy(network: nn.Module, inputs: Tensor, targets: Tensor, *, batch_size: int = 1024) -> float:
+    """Share of rows whose largest logit, of a network in evaluation mode, is their class."""
+    return _mean_score(CLASSIFICATION, network, inputs, targets, batch_size)
 
 
-def mean_squared_error(backbone: Backbone, inputs: Tensor, targets: Tensor, *, batch_size: int = 1024) -> float:
+def mean_squared_error(network: nn.Module, inputs: Tensor, targets: Tensor, *, batch_size: int = 1024) -> float:
     """Mean over rows of the squared difference between output and target."""
-    return _mean_score(REGRESSION, backbone, inputs, targets, batch_size)
+    return _mean_score(REGRESSION, network, inputs, targets, batch_size)
 
 
 @torch.no_grad()
-def _mean_score(objective: Objective, backbone: Backbone, inputs: Tensor, targets: Tensor, batch_size: int) -> float:
-    device = next(backbone.parameters()).device
+def _mean_score(objective: Objective, network: nn.Module, inputs: Tensor, targets: Tensor, batch_size: int) -> float:
+    device = next(network.parameters()).device
     batches = zip(inputs.split(batch_size), targets.split(batch_size), strict=True)
-    return sum(float(objective.score(backbone(x.to(device)), y.to(device))) for x, y in batches) / len(inputs)
+    return sum(float(objective.score(network(x.to(device)), y.to(device))) for x, y in batches) / len(inputs)

@@ -85,7 +85,7 @@ def test_fingerprint_changes_with_what_the_file_imports(mine: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("mine.py:number", "is a int, which cannot be called; need a class of solvers"),
+        ("mine.py:number", "is an int, which cannot be called; need a class of solvers"),
         ("mine.py:Vortex", "has no 'Vortex'; need a class of solvers"),
         ("nowhere.py:Vertex", "there is no file .*nowhere.py"),
     ],

@@ -44,6 +44,11 @@ def test_baseline_is_trained_once(tmp_path, capsys) -> None:
         (["median_filter", "digits"], "has nothing to train; those that are trained: pgd_at"),
         (["stl", "wine_quality_red"], "does not fit data set 'wine_quality_red': it needs images"),
         (["pgd_at", "digits", "--defense-settings", "pgd_at.eps=-1"], "need a finite eps >= 0"),
+        (
+            ["soc_plus", "digits", "--defense-settings", "soc_plus.precision=bfloat16"],
+            "of soc_plus: need precision = float32",
+        ),
+        (["linf_dist", "digits", "--defense-settings", "linf_dist.precision=bfloat16"], "of linf_dist: need precision"),
         (["pgd_at", "nothing"], "unknown preset 'nothing'"),
     ],
 )

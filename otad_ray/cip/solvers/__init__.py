@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from otad_ray.cip.solvers.base import ProgramSolution, RowResult, RowSolver, SolverUnavailableError
 from otad_ray.cip.solvers.dual import DualSimplex
 from otad_ray.cip.solvers.rows import solve_rows
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, name_type
 from otad_ray.user_module import call_object, fingerprint, is_location, load_object, split_location
 
 DUAL = "dual"
@@ -120,5 +120,5 @@ def _load_solver(location: str) -> RowSolver:
     found = load_object(location, expected=_EXPECTED)
     solver = call_object(location, expected=_EXPECTED) if isinstance(found, type) else found
     if not callable(solver):
-        raise InputError(f"{location} is a {type(solver).__name__}, which cannot be called; need {_EXPECTED}")
+        raise InputError(f"{location} is {name_type(solver)}, which cannot be called; need {_EXPECTED}")
     return solver

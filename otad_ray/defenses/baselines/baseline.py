@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from otad_ray.artifacts import to_jsonable
 from otad_ray.defenses.base import Defense, SavedNetwork, save_defense
 from otad_ray.defenses.parts import SavedParts
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, name_type
 from otad_ray.models.checkpoints import Family
 from otad_ray.models.fingerprint import network_fingerprint
 
@@ -58,7 +58,7 @@ class Baseline(Defense):
         for name, network in self.networks.items():
             if type(network) not in [kind.build for kind in self.families[name].architectures.values()]:
                 raise InputError(
-                    f"this defense cannot be saved: its {name} is a {type(network).__name__}, which is no "
+                    f"this defense cannot be saved: its {name} is {name_type(network)}, which is no "
                     f"{self.families[name].name} of this package"
                 )
         folders = {name: SavedNetwork(network, self.families[name].save) for name, network in self.networks.items()}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import isfinite
+from math import isfinite, prod
 from typing import Any, ClassVar
 
 import torch
@@ -14,8 +14,11 @@ from otad_ray.defenses.baselines.layers.sparse_coding import decode, encode, smo
 from otad_ray.defenses.baselines.small_conv import SmallConv, SmallConvConfig
 from otad_ray.models.checkpoints import Architecture, Family
 
-# Images coded at a time: what the gradient of more needs would not fit into a processor's cache.
+# Images coded at a time, at most: more would not fit into a processor's cache.
 _BLOCK_ROWS = 64
+# Bytes that the gradient of the images coded at a time may need; and how often it needs their codes, in each iteration.
+_BLOCK_BYTES = 2**28
+_KEPT_CODES = 4
 # The published low-pass filter.
 LOW_PASS_WEIGHT, LOW_PASS_PADDING = 5.0, 16
 
@@ -77,12 +80,19 @@ class SparseClassifier(nn.Module):
         self.register_buffer("dictionary", filters / filters.flatten(1).norm(dim=1).view(-1, 1, 1))
         self.classifier = SmallConv(config.classifier)
 
+    @property
+    def block_rows(self) -> int:
+        """How many images are coded at a time: few enough for the memory that their gradient needs."""
+        config = self.config
+        codes = 4 * config.num_filters * prod(config.shape)
+        return max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // (_KEPT_CODES * config.num_iterations * codes)))
+
     def transform(self, images: Tensor) -> Tensor:
         """Rebuild images (B, *shape) in [0, 1]: the low-pass part as it is, the rest from few filters.
 
         Each channel is an image of its own. What a gradient needs is computed again, a block at a time.
         """
-        blocks = images.split(_BLOCK_ROWS)
+        blocks = images.split(self.block_rows)
         return torch.cat([checkpoint(self._transform, block, use_reentrant=False) for block in blocks])
 
     def forward(self, images: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from otad_ray.recipes.baselines.entry import (
     Training,
     refuse_all_but_image_classes,
 )
-from otad_ray.training.baselines.ape_gan import ApeGanSettings, train_ape_gan
+from otad_ray.training.baselines.ape_gan import ApeGanProblem, ApeGanSettings
 
 _PUBLISHED = ApeGanSettings()
 
@@ -39,7 +39,7 @@ ENTRY = BaselineEntry(
             "cifar10": replace(_PUBLISHED, eps=0.01, epochs=20),
         },
         build=_build,
-        train=train_ape_gan,
+        problem=ApeGanProblem,
         family=APE_GANS,
         needs_net=True,
     ),

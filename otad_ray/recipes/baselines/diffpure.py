@@ -5,7 +5,7 @@ from dataclasses import replace
 from otad_ray.defenses.baselines.denoiser import DENOISERS, Denoiser, DenoiserConfig
 from otad_ray.defenses.baselines.diffpure import DiffPure
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry, Training, refuse_all_but_image_classes
-from otad_ray.training.baselines.diffpure import DiffPureSettings, train_diffpure
+from otad_ray.training.baselines.diffpure import DiffPureProblem, DiffPureSettings
 
 _BASE = DiffPureSettings(epochs=2, batch_size=128, learning_rate=3e-3)
 
@@ -33,7 +33,7 @@ ENTRY = BaselineEntry(
             "cifar10": replace(_BASE, epochs=100, width=64, reverse_steps=100, learning_rate=2e-4),
         },
         build=_build,
-        train=train_diffpure,
+        problem=DiffPureProblem,
         family=DENOISERS,
     ),
     refuse=refuse_all_but_image_classes,

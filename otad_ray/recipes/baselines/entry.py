@@ -11,39 +11,11 @@ from otad_ray.defenses import Defense
 from otad_ray.memory import NeighborMemory
 from otad_ray.models import Backbone
 from otad_ray.models.checkpoints import Family
-from otad_ray.training import EpochMetrics, LoopConfig, TrainingStore
+from otad_ray.training import LoopConfig
+from otad_ray.training.loop import Problem
 
 # The settings of data sets that have none of their own.
 DEFAULT = ""
-
-
-class Train(Protocol):
-    """Trains a baseline's network in place, as `minimize` does."""
-
-    def __call__(
-        self,
-        network: Any,
-        inputs: Tensor,
-        targets: Tensor,
-        config: Any,
-        /,
-        *,
-        classifier: nn.Module | None,
-        on_epoch: Callable[[EpochMetrics], None],
-        store: TrainingStore | None,
-    ) -> None:
-        """Train.
-
-        Args:
-            network: what the entry's `build` returned.
-            inputs: (N, *shape).
-            targets: (N,) classes, or floats of a regression.
-            config: the settings.
-            classifier: the preset's undefended net, frozen, for baselines that need it; None for others.
-            on_epoch: called after each epoch.
-            store: where checkpoints are kept.
-        """
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +26,17 @@ class Training:
         settings: of the training and the network, by data set; DEFAULT for all others.
         build: returns a new network for settings, a sample's shape and a number of outputs, randomly initialized from
             torch's global generator. ValueError for a shape that it cannot take.
-        train: trains it.
+        problem: returns what the training minimizes, given the network, inputs (N, *shape), targets (N,) and settings;
+            and, if it needs the net, that one, frozen, as the argument `classifier`.
         family: reads and writes its checkpoints.
         needs_net: whether it is trained against the preset's undefended net.
         measure: returns metrics of the finished network on held-out rows, given the network, inputs, targets and
-            settings.
+            settings; None for the accuracy of the defense that is made of it.
     """
 
     settings: Mapping[str, LoopConfig]
     build: Callable[[Any, tuple[int, ...], int], nn.Module]
-    train: Train
+    problem: Callable[..., Problem]
     family: Family[Any]
     needs_net: bool = False
     measure: Callable[[Any, Tensor, Tensor, Any], Mapping[str, float]] | None = None

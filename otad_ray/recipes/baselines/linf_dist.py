@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from otad_ray.defenses.baselines.linf_dist import LINF_NETS, LinfDist, LinfDistConfig, LinfDistNet
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry, Training, refuse_regression
-from otad_ray.training.baselines.linf_dist import LinfDistSettings, train_linf_dist
+from otad_ray.training.baselines.linf_dist import LinfDistProblem, LinfDistSettings
 
 _BASE = LinfDistSettings()
 
@@ -30,7 +30,7 @@ ENTRY = BaselineEntry(
             "cifar10": replace(_BASE, epochs=400, batch_size=512, depth=6, width=5120, hinge=0.2),
         },
         build=_build,
-        train=train_linf_dist,
+        problem=LinfDistProblem,
         family=LINF_NETS,
     ),
     refuse=refuse_regression,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from otad_ray.artifacts import read_manifest, to_jsonable
 from otad_ray.data import load_all
@@ -25,7 +25,11 @@ from otad_ray.recipes.baselines.settings import resolve_settings
 from otad_ray.recipes.networks import NetworkRecipe, Trained, ensure_network
 from otad_ray.recipes.sample_task import SampleTask
 from otad_ray.recipes.workspace import Workspace
-from otad_ray.training import LoopConfig
+from otad_ray.training import LoopConfig, accuracy
+from otad_ray.training.loop import minimize
+
+# Held-out rows that a slow defense's accuracy is measured on.
+_SLOW_ROWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,10 +63,9 @@ class BaselineTask(SampleTask):
     def train(self, tables: Iterable[pa.Table], device: torch.device) -> None:
         inputs, targets = self.assemble(tables)
         network = self.new_network().to(device)
-        classifier = None if self.net is None else load_backbone(self.net).to(device).requires_grad_(False)
-        self._training.train(
-            network, inputs, targets, self.settings, classifier=classifier, on_epoch=self.report, store=self.store
-        )
+        needed = {} if self.net is None else {"classifier": load_backbone(self.net).to(device).requires_grad_(False)}
+        problem = self._training.problem(network, inputs, targets, self.settings, **needed)
+        minimize(problem, self.settings, on_epoch=self.report, store=self.store)
 
 
 class BaselineRecipe(NetworkRecipe[nn.Module]):
@@ -119,12 +122,22 @@ class BaselineRecipe(NetworkRecipe[nn.Module]):
 
     def measure(self, network: nn.Module) -> Mapping[str, float]:
         """Measure a network on rows that it was not trained on."""
-        if self._training.measure is None:
-            return {}
         split = held_out_split(self.workspace)
         held_out = load_all(self.workspace.rows(split))
-        found = self._training.measure(network, held_out.x, held_out.y, self.settings)
+        if self._training.measure is None:
+            found: Mapping[str, float] = {"accuracy": self._measure_accuracy(network, held_out.x, held_out.y)}
+        else:
+            found = self._training.measure(network, held_out.x, held_out.y, self.settings)
         return {f"{split}_{name}": value for name, value in found.items()}
+
+    def _measure_accuracy(self, network: nn.Module, x: Tensor, y: Tensor) -> float:
+        """Return the accuracy of the defense that the network is for; of a slow one, on some rows."""
+        defense = self._entry.make(PresetBaselineParts(self.workspace, self._entry.name, trained=network))
+        count = len(x) if self._entry.max_samples is None else _SLOW_ROWS
+        with torch.random.fork_rng([]):
+            # For defenses that draw.
+            torch.manual_seed(0)
+            return accuracy(defense.eval(), x[:count], y[:count])
 
     def save(self, directory: Path, network: nn.Module) -> None:
         self._training.family.save(directory, network)
@@ -202,14 +215,16 @@ class PresetBaselineParts:
     Attributes:
         workspace: the preset.
         name: the baseline's name in the catalog.
+        trained: its network, where it was trained just now; None for the one that is saved, or trained first.
     """
 
     workspace: Workspace
     name: str
+    trained: nn.Module | None = None
 
     @property
     def network(self) -> Any:
-        return ensure_baseline(self.workspace, self.name).network
+        return ensure_baseline(self.workspace, self.name).network if self.trained is None else self.trained
 
     @property
     def net(self) -> Backbone:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-from otad_ray.errors import InputError
+from otad_ray.errors import InputError, name_type
 from otad_ray.recipes.baselines.catalog import BASELINES
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry
 from otad_ray.recipes.workspace import Workspace
@@ -69,7 +69,7 @@ def _read_value(name: str, field: str, text: str) -> Any:
     if isinstance(current, float) and type(value) is int:
         value = float(value)
     if type(value) is not type(current):
-        raise InputError(f"{_OPTION}: {name}.{field} is a {type(current).__name__} ({current}), got {text!r}")
+        raise InputError(f"{_OPTION}: {name}.{field} is {name_type(current)} ({current}), got {text!r}")
     return value
 
 

@@ -12,7 +12,7 @@ from otad_ray.recipes.baselines.entry import (
     Training,
     refuse_all_but_image_classes,
 )
-from otad_ray.training.baselines.smoothing import SmoothingSettings, train_smoothing
+from otad_ray.training.baselines.smoothing import SmoothingProblem, SmoothingSettings
 
 _BATCH_ROWS = 1024
 
@@ -59,7 +59,7 @@ ENTRY = BaselineEntry(
             "cifar10": SmoothingSettings(epochs=20, batch_size=128, learning_rate=2e-3, width=32, hidden=256),
         },
         build=_build,
-        train=train_smoothing,
+        problem=SmoothingProblem,
         family=NOISE_CLASSIFIERS,
         measure=_measure,
     ),

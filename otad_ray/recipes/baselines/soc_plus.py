@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from otad_ray.defenses.baselines.soc_plus import SOC_NETS, LipConvNet, SocConfig, SocPlus
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry, Training, refuse_all_but_image_classes
-from otad_ray.training.baselines.soc_plus import SocSettings, train_soc_plus
+from otad_ray.training.baselines.soc_plus import SocProblem, SocSettings
 
 _BASE = SocSettings(epochs=5, batch_size=256, learning_rate=3e-3, weight_decay=0.0)
 
@@ -41,7 +41,7 @@ ENTRY = BaselineEntry(
             ),
         },
         build=_build,
-        train=train_soc_plus,
+        problem=SocProblem,
         family=SOC_NETS,
     ),
     refuse=refuse_all_but_image_classes,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from otad_ray.defenses.baselines.stl import STL_NETS, SparseClassifier, Stl, StlConfig
 from otad_ray.recipes.baselines.entry import DEFAULT, BaselineEntry, Training, refuse_all_but_image_classes
-from otad_ray.training.baselines.stl import StlSettings, train_stl
+from otad_ray.training.baselines.stl import StlProblem, StlSettings
 
 _BASE = StlSettings(epochs=15, batch_size=128, learning_rate=2e-3)
 
@@ -22,7 +22,7 @@ ENTRY = BaselineEntry(
     source="the paper and its code: filters of 8 x 8, sparsity 0.1, a low-pass part of weight 5 with padding 16",
     changes="16 filters in place of 64 and 20 iterations in place of 200; one dictionary, learned on 300 images of the "
     "training set; the classifier is small and trained on 20,000 images; images are not rescaled by their "
-    "maximum, and are continued periodically",
+    "maximum, and are continued periodically; channels are coded one by one, and pixels are clamped to [0, 1]",
     make=lambda parts: Stl(parts.network),
     training=Training(
         settings={
@@ -34,7 +34,7 @@ ENTRY = BaselineEntry(
             "cifar10": replace(_BASE, num_filters=64, num_iterations=200, classifier_rows=50_000, width=64, epochs=50),
         },
         build=_build,
-        train=train_stl,
+        problem=StlProblem,
         family=STL_NETS,
     ),
     refuse=refuse_all_but_image_classes,

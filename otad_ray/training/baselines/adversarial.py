@@ -1,6 +1,5 @@
 """Adversarial training: each step is taken on examples that an attack makes of the batch (Madry et al. 2018)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,10 +8,9 @@ from torch import Tensor, nn
 
 from otad_ray.attacks import NORMS, Budget, Norm
 from otad_ray.errors import InputError
-from otad_ray.training.baselines.classifier import train_on_changed_inputs
+from otad_ray.training.baselines.classifier import ChangedInputs
 from otad_ray.training.loop import LoopConfig, check_nonnegative
 from otad_ray.training.objectives import CLASSIFICATION, REGRESSION
-from otad_ray.training.state import EpochMetrics, TrainingStore
 
 Start = Literal["zero", "uniform"]
 
@@ -58,32 +56,15 @@ class AdversarialSettings(LoopConfig):
         return Budget(eps=self.eps, norm=self.norm, bounds=self.bounds)
 
 
-def train_adversarially(
-    network: nn.Module,
-    inputs: Tensor,
-    targets: Tensor,
-    config: AdversarialSettings,
-    *,
-    classifier: nn.Module | None = None,
-    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    store: TrainingStore | None = None,
-) -> None:
-    """Train a net on the examples that an attack on the net itself makes of each batch, in place, as `minimize` does.
+class AdversarialProblem(ChangedInputs[nn.Module]):
+    """The loss of a net on the examples that an attack on the net itself makes of each batch."""
 
-    Args:
-        network: maps inputs (B, *shape) to logits (B, C), or (B, 1) in regression.
-        inputs: (N, *shape), within the bounds of the settings.
-        targets: (N,) int64 classes, or floats for the mean squared error.
-        config: the settings.
-        classifier: not used.
-        on_epoch: called after each epoch.
-        store: where checkpoints are kept.
-    """
+    def __init__(self, network: nn.Module, inputs: Tensor, targets: Tensor, config: AdversarialSettings) -> None:
+        super().__init__(network, inputs, targets, config)
+        self._config = config
 
-    def attack(x: Tensor, y: Tensor) -> Tensor:
-        return find_examples(network, x, y, config)
-
-    train_on_changed_inputs(network, inputs, targets, config, attack, on_epoch=on_epoch, store=store)
+    def change(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return find_examples(self.network, inputs, targets, self._config)
 
 
 def find_examples(network: nn.Module, x: Tensor, y: Tensor, config: AdversarialSettings) -> Tensor:
@@ -106,7 +87,11 @@ def find_examples(network: nn.Module, x: Tensor, y: Tensor, config: AdversarialS
 
 
 def draw_from_ball(x: Tensor, budget: Budget) -> Tensor:
-    """Return a point of the ball around each sample x (B, *shape), uniformly drawn, then kept within the bounds."""
+    """Return a point of the ball around each sample x (B, *shape), uniformly drawn, then kept within the bounds.
+
+    It is drawn from torch's global generator, for the whole batch at once. `Budget.random_point` needs a stream of each
+    sample's own, which a training has no use for.
+    """
     if budget.norm == "linf":
         return budget.clip(x + budget.eps * (2 * torch.rand_like(x) - 1))
     direction = torch.randn_like(x).flatten(1)

@@ -1,6 +1,5 @@
 """Training of APE-GAN (Shen et al. 2017): a generator that undoes FGSM, and a discriminator that judges it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +11,10 @@ from torch.nn import functional
 from otad_ray.defenses.baselines.ape_gan import ApeGanNetworks
 from otad_ray.errors import InputError
 from otad_ray.models.fingerprint import network_fingerprint
-from otad_ray.training.loop import (
-    BatchRows,
-    InPrecision,
-    LoopConfig,
-    Step,
-    check_nonnegative,
-    full_precision,
-    minimize,
-)
+from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_nonnegative, full_precision
+from otad_ray.training.objectives import CLASSIFICATION
 from otad_ray.training.process_group import ProcessGroup
-from otad_ray.training.samples import Samples
-from otad_ray.training.state import EpochMetrics, TrainingStore
+from otad_ray.training.samples import SampleProblem
 
 # The generator's loss, as published.
 _MSE_WEIGHT = 0.7
@@ -50,17 +41,8 @@ class ApeGanSettings(LoopConfig):
         check_nonnegative(self, "eps")
 
 
-def train_ape_gan(
-    network: ApeGanNetworks,
-    inputs: Tensor,
-    labels: Tensor,
-    config: ApeGanSettings,
-    *,
-    classifier: nn.Module | None = None,
-    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    store: TrainingStore | None = None,
-) -> None:
-    """Train generator and discriminator against each other, in place, as `minimize` does.
+class ApeGanProblem(SampleProblem[ApeGanNetworks]):
+    """The losses of generator and discriminator, which are trained against each other, added up.
 
     With `x'` the FGSM example of an image `x`, the generator minimizes `0.7 MSE(G(x'), x) - 0.3 log D(G(x'))`, and the
     discriminator `-log D(x) - log(1 - D(G(x')))`. Both take their step at once, each along the gradient of its own loss
@@ -68,29 +50,53 @@ def train_ape_gan(
 
     With several processes, batch normalization takes the statistics of each process's share of a batch, and keeps the
     running ones of rank 0.
-
-    Args:
-        network: what is trained, on the classifier's device.
-        inputs: images (N, *shape) in [0, 1].
-        labels: (N,) int64 classes.
-        config: of the training.
-        classifier: a network with a `config`, in evaluation mode; it maps images to logits (B, C), and is not changed.
-        on_epoch: called after each epoch.
-        store: where checkpoints are kept.
-
-    Raises:
-        InputError: without a classifier, for labels that are no classes, and what `minimize` raises.
     """
-    if classifier is None:
-        raise InputError("APE-GAN is trained on attacks of a classifier; give classifier")
-    if labels.is_floating_point():
-        raise InputError(f"APE-GAN is trained on attacks of a classifier, got labels of {labels.dtype} (a regression)")
-    problem = _ApeGanProblem(network, inputs, labels, config, classifier)
-    minimize(problem, config, on_epoch=on_epoch, store=store)
+
+    def __init__(
+        self,
+        network: ApeGanNetworks,
+        inputs: Tensor,
+        labels: Tensor,
+        config: ApeGanSettings,
+        *,
+        classifier: nn.Module,
+    ) -> None:
+        """Hold networks and samples.
+
+        Args:
+            network: what is trained, on the classifier's device.
+            inputs: images (N, *shape) in [0, 1].
+            labels: (N,) int64 classes.
+            config: of the training.
+            classifier: a network with a `config`, in evaluation mode; it maps images to logits (B, C), and is not
+                changed.
+
+        Raises:
+            InputError: for labels that are no classes.
+        """
+        if labels.is_floating_point():
+            raise InputError(
+                f"APE-GAN is trained on attacks of a classifier, got labels of {labels.dtype} (a regression)"
+            )
+        super().__init__(network, inputs, labels, config, forward=_Losses(network))
+        self._classifier, self._eps = classifier, config.eps
+
+    @property
+    def identity(self) -> Any:
+        return [self.samples.identity, network_fingerprint(self._classifier, self._classifier.config)]
+
+    def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
+        images, labels = self.take(batch.share)
+        loss, restored = forward(images, fgsm_examples(self._classifier, images, labels, self._eps))
+        with torch.no_grad():
+            correct = CLASSIFICATION.score(self._classifier(restored), labels)
+        return Step(loss, {"loss": loss, "accuracy": correct})
 
 
 def fgsm_examples(classifier: nn.Module, inputs: Tensor, labels: Tensor, eps: float) -> Tensor:
     """Return images moved by eps in every pixel, along the sign of the gradient of the cross entropy.
+
+    They go the whole eps, as published. Attacks, and `find_examples` as they do, stay a millionth of it inside.
 
     Args:
         classifier: maps images (B, *shape) to logits (B, C).
@@ -106,40 +112,6 @@ def fgsm_examples(classifier: nn.Module, inputs: Tensor, labels: Tensor, eps: fl
         loss = functional.cross_entropy(classifier(moved), labels, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, moved)
     return (inputs + eps * gradient.sign()).clamp(0, 1)
-
-
-class _ApeGanProblem:
-    """The losses of generator and discriminator, added up."""
-
-    def __init__(
-        self,
-        network: ApeGanNetworks,
-        inputs: Tensor,
-        labels: Tensor,
-        config: ApeGanSettings,
-        classifier: nn.Module,
-    ) -> None:
-        self.network = network
-        self.forward = InPrecision(_Losses(network), config.precision)
-        self.num_rows = len(inputs)
-        self._samples = Samples(inputs, labels, "none", config.seed)
-        self._classifier, self._eps = classifier, config.eps
-
-    @property
-    def identity(self) -> Any:
-        return [self._samples.identity, network_fingerprint(self._classifier, self._classifier.config)]
-
-    def start_epoch(self, epoch: int) -> None:
-        self._samples.start_epoch(epoch)
-
-    def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
-        device = next(self.network.parameters()).device
-        images = self._samples.take_inputs(batch.share, device)
-        labels = self._samples.labels[batch.share].to(device)
-        loss, restored = forward(images, fgsm_examples(self._classifier, images, labels, self._eps))
-        with torch.no_grad():
-            correct = (self._classifier(restored).argmax(1) == labels).sum()
-        return Step(loss, {"loss": loss, "accuracy": correct})
 
 
 class _Losses(nn.Module):

@@ -1,19 +1,17 @@
 """Training of an l_inf-distance net: p grows from 8 to infinity while the loss turns from cross entropy to a hinge."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from otad_ray.defenses.baselines.linf_dist import LinfDistNet
-from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_nonnegative, minimize
+from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_float32, check_nonnegative
+from otad_ray.training.objectives import CLASSIFICATION
 from otad_ray.training.process_group import ProcessGroup
-from otad_ray.training.samples import Samples
-from otad_ray.training.state import EpochMetrics, TrainingStore
+from otad_ray.training.samples import SampleProblem
 
 # As published for MNIST: p is 8 until epoch 25 of 450, grows to 1000 until epoch 400, and is infinite then.
 _FIRST_P, _LAST_P = 8.0, 1000.0
@@ -45,30 +43,7 @@ class LinfDistSettings(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_nonnegative(self, "hinge", "temperature")
-
-
-def train_linf_dist(
-    network: LinfDistNet,
-    inputs: Tensor,
-    labels: Tensor,
-    config: LinfDistSettings,
-    *,
-    classifier: nn.Module | None = None,
-    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    store: TrainingStore | None = None,
-) -> None:
-    """Train a net in place, as `minimize` does.
-
-    Args:
-        network: the net.
-        inputs: (N, *shape).
-        labels: (N,) int64 classes.
-        config: the settings.
-        classifier: not used.
-        on_epoch: called after each epoch.
-        store: where checkpoints are kept.
-    """
-    minimize(_LinfDistProblem(network, inputs, labels, config), config, on_epoch=on_epoch, store=store)
+        check_float32(self)
 
 
 def schedule_p(progress: float) -> float:
@@ -79,36 +54,30 @@ def schedule_p(progress: float) -> float:
     return _FIRST_P * (_LAST_P / _FIRST_P) ** share
 
 
-class _LinfDistProblem:
+class LinfDistProblem(SampleProblem[LinfDistNet]):
     """The mixture of a scaled cross entropy and a hinge on the margin, whose weights follow the progress."""
 
     def __init__(self, network: LinfDistNet, inputs: Tensor, labels: Tensor, config: LinfDistSettings) -> None:
-        self.network = network
-        self.forward = network
-        self.num_rows = len(inputs)
-        self._samples, self._config = Samples(inputs, labels, "none", config.seed), config
+        super().__init__(network, inputs, labels, config)
+        self._config = config
         self._epoch = self._step = 0
 
-    @property
-    def identity(self) -> Any:
-        return self._samples.identity
-
     def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
         self._epoch, self._step = epoch, 0
-        self._samples.start_epoch(epoch)
 
     def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
-        config, device = self._config, next(self.network.parameters()).device
+        config = self._config
         steps = -(-self.num_rows // config.batch_size)
         progress = (self._epoch - 1 + self._step / steps) / config.epochs
         self._step += 1
         self.network.p = schedule_p(progress)
-        logits = forward(self._samples.take_inputs(batch.share, device))
-        labels = self._samples.labels[batch.share].to(device)
+        inputs, labels = self.take(batch.share)
+        logits = forward(inputs)
         weight = _FIRST_WEIGHT * (_LAST_WEIGHT / _FIRST_WEIGHT) ** progress
         entropy = functional.cross_entropy(config.temperature * logits, labels, reduction="sum")
         loss = weight * entropy + (1 - _margins(logits, labels) / config.hinge).clamp_min(0).sum()
-        return Step(loss, {"loss": loss, "accuracy": (logits.argmax(1) == labels).sum()})
+        return Step(loss, {"loss": loss, "accuracy": CLASSIFICATION.score(logits, labels)})
 
 
 def _margins(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,15 +1,13 @@
 """Training of the base classifier of randomized smoothing: on images with Gaussian noise."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from otad_ray.defenses.baselines.smoothing import NoiseConv
-from otad_ray.training.baselines.classifier import train_on_changed_inputs
+from otad_ray.training.baselines.classifier import ChangedInputs
 from otad_ray.training.loop import LoopConfig
-from otad_ray.training.state import EpochMetrics, TrainingStore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,30 +25,11 @@ class SmoothingSettings(LoopConfig):
     hidden: int = 100
 
 
-def train_smoothing(
-    network: NoiseConv,
-    inputs: Tensor,
-    labels: Tensor,
-    config: SmoothingSettings,
-    *,
-    classifier: nn.Module | None = None,
-    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    store: TrainingStore | None = None,
-) -> None:
-    """Train the base classifier in place, on inputs with new noise in each step; the noise is not clipped.
+class SmoothingProblem(ChangedInputs[NoiseConv]):
+    """The loss of the base classifier on inputs with new noise in each step, as large as its configuration says.
 
-    Args:
-        network: the classifier. The noise is that of its own configuration.
-        inputs: (N, *shape).
-        labels: (N,) int64 classes.
-        config: the settings.
-        classifier: not used.
-        on_epoch: called after each epoch.
-        store: where checkpoints are kept.
+    The noise is not clipped.
     """
-    sigma = network.config.sigma
 
-    def add_noise(batch: Tensor, targets: Tensor) -> Tensor:
-        return batch + sigma * torch.randn_like(batch)
-
-    train_on_changed_inputs(network, inputs, labels, config, add_noise, on_epoch=on_epoch, store=store)
+    def change(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        return inputs + self.network.config.sigma * torch.randn_like(inputs)

@@ -1,18 +1,15 @@
 """Training of a network of skew orthogonal convolutions: cross entropy, less a reward for certified radii."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from otad_ray.defenses.baselines.soc_plus import LipConvNet
 from otad_ray.training.augmentation import Augmentation
-from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_nonnegative, minimize
+from otad_ray.training.loop import BatchRows, LoopConfig, Step, check_float32, check_nonnegative
+from otad_ray.training.objectives import CLASSIFICATION
 from otad_ray.training.process_group import ProcessGroup
-from otad_ray.training.samples import Samples
-from otad_ray.training.state import EpochMetrics, TrainingStore
+from otad_ray.training.samples import SampleProblem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,55 +37,22 @@ class SocSettings(LoopConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_nonnegative(self, "gamma")
+        check_float32(self)
 
 
-def train_soc_plus(
-    network: LipConvNet,
-    inputs: Tensor,
-    labels: Tensor,
-    config: SocSettings,
-    *,
-    classifier: nn.Module | None = None,
-    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    store: TrainingStore | None = None,
-) -> None:
-    """Train a net in place, as `minimize` does.
-
-    Args:
-        network: the net.
-        inputs: images (N, *shape).
-        labels: (N,) int64 classes.
-        config: the settings.
-        classifier: not used.
-        on_epoch: called after each epoch.
-        store: where checkpoints are kept.
-    """
-    minimize(_SocProblem(network, inputs, labels, config), config, on_epoch=on_epoch, store=store)
-
-
-class _SocProblem:
+class SocProblem(SampleProblem[LipConvNet]):
     """Cross entropy - gamma relu(certificate), where a certificate presumes that layers have norm 1."""
 
     def __init__(self, network: LipConvNet, inputs: Tensor, labels: Tensor, config: SocSettings) -> None:
-        self.network = network
-        self.forward = network
-        self.num_rows = len(inputs)
-        self._samples, self._config = Samples(inputs, labels, config.augmentation, config.seed), config
-
-    @property
-    def identity(self) -> Any:
-        return self._samples.identity
-
-    def start_epoch(self, epoch: int) -> None:
-        self._samples.start_epoch(epoch)
+        super().__init__(network, inputs, labels, config, augmentation=config.augmentation)
+        self._gamma = config.gamma
 
     def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
-        device = next(self.network.parameters()).device
-        logits = forward(self._samples.take_inputs(batch.share, device))
-        labels = self._samples.labels[batch.share].to(device)
-        entropy = functional.cross_entropy(logits, labels, reduction="sum")
-        loss = entropy - self._config.gamma * self._certificates(logits, labels).relu().sum()
-        return Step(loss, {"loss": loss, "accuracy": (logits.argmax(1) == labels).sum()})
+        inputs, labels = self.take(batch.share)
+        logits = forward(inputs)
+        entropy = CLASSIFICATION.loss(logits, labels)
+        loss = entropy - self._gamma * self._certificates(logits, labels).relu().sum()
+        return Step(loss, {"loss": loss, "accuracy": CLASSIFICATION.score(logits, labels)})
 
     def _certificates(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return the least margin (n,) of each row's class, divided by how fast it may change."""

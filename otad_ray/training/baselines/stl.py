@@ -1,21 +1,19 @@
 """Training of a sparse transformation layer: its dictionary first, then the classifier of what it rebuilds."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from otad_ray.defenses.baselines.layers.sparse_coding import learn_dictionary, smooth
 from otad_ray.defenses.baselines.stl import LOW_PASS_PADDING, LOW_PASS_WEIGHT, SparseClassifier
-from otad_ray.training.loop import BatchRows, InPrecision, LoopConfig, Step, full_precision, minimize
-from otad_ray.training.objectives import CLASSIFICATION
-from otad_ray.training.process_group import ProcessGroup
-from otad_ray.training.samples import Samples
-from otad_ray.training.state import EpochMetrics, TrainingStore
+from otad_ray.training.baselines.classifier import ChangedInputs
+from otad_ray.training.loop import LoopConfig
+from otad_ray.training.samples import digest_tensor
 
-_TRANSFORMED_ROWS = 512
+# Images that are on the device at a time; how many of them are coded at once, the layer decides.
+_REBUILT_ROWS = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,83 +41,65 @@ class StlSettings(LoopConfig):
     width: int = 16
 
 
-def train_stl(
-    network: SparseClassifier,
-    inputs: Tensor,
-    labels: Tensor,
-    config: StlSettings,
-    *,
-    classifier: nn.Module | None = None,
-    on_epoch: Callable[[EpochMetrics], None] = lambda metrics: None,
-    store: TrainingStore | None = None,
-) -> None:
-    """Learn the dictionary, transform the images once, and train the classifier on them, as `minimize` does.
+class StlProblem(ChangedInputs[SparseClassifier]):
+    """The classifier's loss on images as the layer rebuilds them.
 
-    Args:
-        network: dictionary and classifier.
-        inputs: images (N, *shape) in [0, 1].
-        labels: (N,) int64 classes.
-        config: the settings.
-        classifier: not used.
-        on_epoch: called after each epoch of the classifier.
-        store: where checkpoints are kept; they hold the dictionary too.
+    The dictionary is learned before the first epoch; a training that goes on from a checkpoint has it from there. The
+    images are rebuilt once, before the first epoch that this process trains.
     """
-    state = None if store is None else store.latest()
-    stored = None if state is None else state.network.get("dictionary")
-    # A dictionary of another shape is of another training, which `minimize` refuses.
-    if stored is None or stored.shape != network.dictionary.shape:
-        stored = _learn(network, inputs, config)
-    network.dictionary.copy_(stored)
-    rows = _spread(len(inputs), config.classifier_rows)
-    problem = _TransformedProblem(network, _transform(network, inputs[rows]), labels[rows], config)
-    minimize(problem, config, on_epoch=on_epoch, store=store)
 
+    def __init__(self, network: SparseClassifier, inputs: Tensor, labels: Tensor, config: StlSettings) -> None:
+        """Hold network and samples.
 
-def _learn(network: SparseClassifier, inputs: Tensor, config: StlSettings) -> Tensor:
-    """Return the filters for the high-pass parts of some of the images."""
-    images = inputs[_spread(len(inputs), config.dictionary_images)].flatten(0, 1).to(network.dictionary)
-    high = images - smooth(images, LOW_PASS_WEIGHT, LOW_PASS_PADDING)
-    return learn_dictionary(
-        high,
-        network.dictionary,
-        config.sparsity,
-        num_rounds=config.dictionary_rounds,
-        num_iterations=config.num_iterations,
-        num_steps=10,
-    )
+        Args:
+            network: dictionary and classifier.
+            inputs: images (N, *shape) in [0, 1].
+            labels: (N,) int64 classes.
+            config: the settings.
+        """
+        rows = _spread(len(inputs), config.classifier_rows)
+        super().__init__(network, inputs[rows], labels[rows], config, forward=network.classifier)
+        self._config = config
+        self._dictionary_images = inputs[_spread(len(inputs), config.dictionary_images)]
+        self._rebuilt: Tensor | None = None
 
+    @property
+    def identity(self) -> Any:
+        # Of the images as they are given. What is computed from them, another machine rounds otherwise, and it may go
+        # on with a training all the same.
+        return [self.samples.identity, digest_tensor(self._dictionary_images)]
 
-@torch.no_grad()
-def _transform(network: SparseClassifier, inputs: Tensor) -> Tensor:
-    device = network.dictionary.device
-    return torch.cat([network.transform(block.to(device)).cpu() for block in inputs.split(_TRANSFORMED_ROWS)])
+    def start_epoch(self, epoch: int) -> None:
+        super().start_epoch(epoch)
+        if epoch == 1:
+            self.network.dictionary.copy_(self._learn_dictionary())
+        if self._rebuilt is None:
+            self._rebuilt = self._rebuild_images()
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        assert self._rebuilt is not None, "start_epoch comes first"
+        return self._rebuilt[rows].to(self.device), self.samples.labels[rows].to(self.device)
+
+    def _learn_dictionary(self) -> Tensor:
+        """Return the filters for the high-pass parts of some of the images."""
+        images = self._dictionary_images.flatten(0, 1).to(self.network.dictionary)
+        high = images - smooth(images, LOW_PASS_WEIGHT, LOW_PASS_PADDING)
+        return learn_dictionary(
+            high,
+            self.network.dictionary,
+            self._config.sparsity,
+            num_rounds=self._config.dictionary_rounds,
+            num_iterations=self._config.num_iterations,
+            num_steps=10,
+        )
+
+    @torch.no_grad()
+    def _rebuild_images(self) -> Tensor:
+        blocks = self.samples.inputs.split(_REBUILT_ROWS)
+        return torch.cat([self.network.transform(block.to(self.device)).cpu() for block in blocks])
 
 
 def _spread(num_rows: int, count: int) -> Tensor:
     """Return positions of `count` rows, or of all of fewer, evenly spread."""
     count = min(count, num_rows)
     return torch.arange(count) * num_rows // count
-
-
-class _TransformedProblem:
-    """The classifier's loss on transformed images."""
-
-    def __init__(self, network: SparseClassifier, inputs: Tensor, labels: Tensor, config: StlSettings) -> None:
-        self.network = network
-        self.forward = InPrecision(network.classifier, config.precision)
-        self.num_rows = len(inputs)
-        self._samples = Samples(inputs, labels, "none", config.seed)
-
-    @property
-    def identity(self) -> Any:
-        return self._samples.identity
-
-    def start_epoch(self, epoch: int) -> None:
-        self._samples.start_epoch(epoch)
-
-    def step(self, forward: nn.Module, batch: BatchRows, group: ProcessGroup) -> Step:
-        device = self.network.dictionary.device
-        logits = full_precision(forward(self._samples.take_inputs(batch.share, device)))
-        labels = self._samples.labels[batch.share].to(device)
-        loss = CLASSIFICATION.loss(logits, labels)
-        return Step(loss, {"loss": loss, "accuracy": CLASSIFICATION.score(logits, labels)})

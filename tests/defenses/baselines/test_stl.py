@@ -1,23 +1,21 @@
-"""The sparse transformation layer: what it keeps and removes, its gradient, and a training that is not its own."""
+"""The sparse transformation layer: what it keeps and removes, and its gradient."""
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from otad_ray.defenses.baselines import stl
 from otad_ray.defenses.baselines.stl import SparseClassifier, Stl, StlConfig
-from otad_ray.errors import InputError
-from otad_ray.training import TrainingStore
-from otad_ray.training.baselines.stl import StlSettings, train_stl
 
 SHAPE = (2, 8, 8)
 
 
-def new_network(num_filters: int = 3, filter_size: int = 3) -> SparseClassifier:
+def new_network() -> SparseClassifier:
     torch.manual_seed(0)
     return SparseClassifier(
-        StlConfig(shape=SHAPE, num_outputs=4, num_filters=num_filters, filter_size=filter_size, num_iterations=10)
+        StlConfig(shape=SHAPE, num_outputs=4, num_filters=3, filter_size=3, num_iterations=10)
     ).eval()
 
 
@@ -53,13 +51,32 @@ def test_gradient_is_that_of_finite_differences_in_several_blocks() -> None:
     torch.testing.assert_close((gradient * direction).flatten(1).sum(1), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("num_filters", "filter_size"), [(2, 3), (3, 4)])
-def test_checkpoints_of_another_dictionary_are_refused(num_filters: int, filter_size: int, tmp_path: Path) -> None:
-    settings = StlSettings(epochs=1, dictionary_images=8, dictionary_rounds=1)
-    images, labels = random_images(16), torch.arange(16) % 4
-    train_stl(new_network(), images, labels, settings, store=TrainingStore(tmp_path))
-    with pytest.raises(InputError, match="another training"):
-        train_stl(new_network(num_filters, filter_size), images, labels, settings, store=TrainingStore(tmp_path))
+def test_few_images_are_coded_at_a_time_where_codes_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, images, coded = new_network(), random_images(5).requires_grad_(), []
+    encode = stl.encode
+
+    def note(planes: Tensor, *others: Any) -> Tensor:
+        coded.append(len(planes))
+        return encode(planes, *others)
+
+    whole = network.transform(images)
+    # Three filters, ten iterations, and pixels of four bytes.
+    monkeypatch.setattr(stl, "_BLOCK_BYTES", 2 * stl._KEPT_CODES * 10 * 3 * images[0].numel() * 4)
+    monkeypatch.setattr(stl, "encode", note)
+    torch.testing.assert_close(network.transform(images), whole)
+    channels = SHAPE[0]
+    assert coded == [2 * channels, 2 * channels, channels]
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_filters", "num_iterations", "rows"),
+    [((1, 28, 28), 16, 20, 64), ((3, 32, 32), 16, 20, 17), ((3, 32, 32), 64, 200, 1)],
+)
+def test_block_of_images_depends_on_the_size_of_their_codes(
+    shape: tuple[int, ...], num_filters: int, num_iterations: int, rows: int
+) -> None:
+    config = StlConfig(shape=shape, num_outputs=10, num_filters=num_filters, num_iterations=num_iterations)
+    assert SparseClassifier(config).block_rows == rows
 
 
 @pytest.mark.parametrize(

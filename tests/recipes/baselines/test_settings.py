@@ -20,8 +20,9 @@ def test_values_have_the_type_of_the_setting() -> None:
         ("pgd.eps=1", "no defense 'pgd' with a training; known: pgd_at"),
         ("median_filter.size=2", "no defense 'median_filter' with a training"),
         ("pgd_at.radius=1", "has no setting 'radius'; known: epochs, batch_size"),
-        ("pgd_at.epochs=many", "pgd_at.epochs is a int"),
-        ("pgd_at.epochs=2.5", "pgd_at.epochs is a int"),
+        ("pgd_at.epochs=many", "pgd_at.epochs is an int"),
+        ("pgd_at.eps=large", "pgd_at.eps is a float"),
+        ("pgd_at.epochs=2.5", "pgd_at.epochs is an int"),
     ],
 )
 def test_bad_changes_are_refused(given: str, message: str) -> None:
