@@ -6,7 +6,7 @@ from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.forward import measure_forward
 from otad_ray.benchmarks.measurement import Measurement, best_of, threads
 from otad_ray.benchmarks.purifiers import measure_purifier
-from otad_ray.benchmarks.search import flat_search_seconds, measure_search
+from otad_ray.benchmarks.search import measure_search, time_flat_search
 from otad_ray.benchmarks.streaming import StreamedRows, measure_streaming, peak_private_bytes, private_bytes
 from otad_ray.benchmarks.transformer import TransformerConfig, Transformers, measure_transformer
 
@@ -16,7 +16,6 @@ __all__ = [
     "TransformerConfig",
     "Transformers",
     "best_of",
-    "flat_search_seconds",
     "measure_certificates",
     "measure_cip",
     "measure_forward",
@@ -29,4 +28,5 @@ __all__ = [
     "peak_private_bytes",
     "private_bytes",
     "threads",
+    "time_flat_search",
 ]

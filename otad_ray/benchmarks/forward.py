@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from otad_ray.benchmarks.measurement import Measurement, best_of, threads
-from otad_ray.benchmarks.search import flat_search
+from otad_ray.benchmarks.search import search_flat
 from otad_ray.defenses import OTAD
 
 _BATCH_ROWS = 512
@@ -15,7 +15,7 @@ def measure_forward(defense: OTAD, inputs: Tensor, *, num_threads: int, goal: fl
     with threads(num_threads), torch.no_grad():
         ours, _ = best_of(2, lambda: [defense(batch) for batch in inputs.split(_BATCH_ROWS)])
         queries = defense.keys(inputs)
-        reference, _ = flat_search(defense.memory, queries, defense.config.num_neighbors, repeats=2)
+        reference, _ = search_flat(defense.memory.keys, [queries], defense.config.num_neighbors)
     return Measurement(
         name=f"forward_{num_threads}_threads",
         unit="ms/sample",

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
+from otad_ray.memory.search.faiss_index import import_faiss
+
 Result = TypeVar("Result")
 
 
@@ -46,8 +48,7 @@ def best_of(repeats: int, function: Callable[[], Result]) -> tuple[float, Result
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """Torch, FAISS and BLAS on `count` threads within the block."""
-    import faiss
-
+    faiss = import_faiss()
     before = torch.get_num_threads(), faiss.omp_get_max_threads()
     torch.set_num_threads(count)
     faiss.omp_set_num_threads(count)

@@ -1,48 +1,81 @@
-"""Exact search against `faiss.IndexFlatL2` on the same keys and queries."""
+"""Exact search against the exhaustive indexes of FAISS, on the same keys and queries."""
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from otad_ray.benchmarks.measurement import Measurement, best_of, threads
-from otad_ray.memory import NeighborMemory
+from otad_ray.memory.search.faiss_index import import_faiss
 
+# Queries that are searched at a time, as in a job.
 _BATCH_ROWS = 512
+_REPEATS = 3
+
+# Positions (B, K) and distances (B, K) of the nearest keys of queries (B, E).
+Nearest = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 
 
 def measure_search(
-    memory: NeighborMemory, queries: Tensor, num_neighbors: int, *, num_threads: int, goal: float
+    name: str,
+    keys: Tensor,
+    nearest: Nearest,
+    queries: Tensor,
+    num_neighbors: int,
+    *,
+    num_threads: int,
+    goal: float | None,
+    batch_rows: int = _BATCH_ROWS,
+    index: str = "Flat",
 ) -> Measurement:
-    """Milliseconds a query; queries (B, E) float32. Ours is searched in batches as in a job, FAISS in one call."""
-    batches = queries.split(_BATCH_ROWS)
+    """Measure the milliseconds of a query.
+
+    Args:
+        name: of the measurement.
+        keys: (N, E) float32.
+        nearest: our search over them.
+        queries: (B, E) float32.
+        num_neighbors: K.
+        num_threads: of either side.
+        goal: the least ratio wanted.
+        batch_rows: queries of a call, of either side.
+        index: FAISS's factory string of an exact index.
+    """
+    batches = queries.split(batch_rows)
     with threads(num_threads):
-        ours, found = best_of(2, lambda: torch.cat([memory.search(batch, num_neighbors)[0] for batch in batches]))
-        reference, positions = flat_search(memory, queries, num_neighbors, repeats=2)
+        ours, found = best_of(_REPEATS, lambda: torch.cat([nearest(batch, num_neighbors)[0] for batch in batches]))
+        reference, positions = search_flat(keys, batches, num_neighbors, index=index)
     same = float((np.sort(found.numpy(), 1) == np.sort(positions, 1)).all(1).mean())
     return Measurement(
-        name=f"search_{num_threads}_threads",
+        name=name,
         unit="ms/query",
         ours=1e3 * ours / len(queries),
         reference=1e3 * reference / len(queries),
         ratio=reference / ours,
         goal=goal,
-        note=f"{len(queries)} queries, {len(memory)} keys of {queries.shape[1]}, K = {num_neighbors}; "
-        f"{100 * same:.2f} % the same neighbor sets",
+        note=f"{len(queries)} queries in batches of {min(batch_rows, len(queries))}, {len(keys)} keys of "
+        f"{keys.shape[1]}, K = {num_neighbors}, {num_threads} threads, FAISS {index}; {100 * same:.2f} % the same "
+        "neighbor sets",
     )
 
 
-def flat_search_seconds(memory: NeighborMemory, num_neighbors: int) -> float:
-    """Seconds of `IndexFlatL2.search` of every key of the memory, in one call, with the threads FAISS has."""
-    return flat_search(memory, memory.keys, num_neighbors, repeats=1)[0]
+def time_flat_search(keys: Tensor, num_neighbors: int) -> float:
+    """Return the seconds of `IndexFlatL2.search` of every key, in one call, with the threads FAISS has."""
+    return search_flat(keys, [keys], num_neighbors, repeats=1)[0]
 
 
-def flat_search(
-    memory: NeighborMemory, queries: Tensor, num_neighbors: int, *, repeats: int
+def search_flat(
+    keys: Tensor,
+    batches: Sequence[Tensor],
+    num_neighbors: int,
+    *,
+    index: str = "Flat",
+    repeats: int = _REPEATS,
 ) -> tuple[float, np.ndarray]:
-    """Seconds of one call of `IndexFlatL2.search` on a memory's keys, the best of some, and the positions found."""
-    import faiss
-
-    index = faiss.IndexFlatL2(memory.keys.shape[1])
-    index.add(memory.keys.numpy())
-    seconds, (_, positions) = best_of(repeats, lambda: index.search(queries.numpy(), num_neighbors))
-    return seconds, positions
+    """Return the seconds that a FAISS index takes for all batches, the best of some, and the positions found."""
+    flat = import_faiss().index_factory(keys.shape[1], index)
+    flat.train(keys.numpy())
+    flat.add(keys.numpy())
+    seconds, found = best_of(repeats, lambda: [flat.search(batch.numpy(), num_neighbors)[1] for batch in batches])
+    return seconds, np.concatenate(found)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from otad_ray.certification.certificate import Certificate
 from otad_ray.certification.memory_defenses import CERTIFIERS
 from otad_ray.errors import InputError
+from otad_ray.memory import NeighborMemory
 
 
 @torch.no_grad()
@@ -28,6 +29,7 @@ def certified_radius(defense: nn.Module, inputs: Tensor) -> Certificate:
             f"no certificate for {type(defense).__name__}: nothing proven bounds how fast its logits change; there is "
             f"one for {known}, and for a module with a method certified_radius(inputs) -> (radius, method)"
         )
+    _check_search(defense)
     _check_precision(inputs)
     if len(inputs) == 0:
         return Certificate(torch.zeros(0, dtype=torch.float64, device=inputs.device), [])
@@ -53,6 +55,16 @@ def certified_linf_radius(defense: nn.Module, inputs: Tensor) -> Certificate | N
     if own is None:
         return None
     return _check(f"{type(defense).__name__}.certified_linf_radius", own(inputs), len(inputs))
+
+
+def _check_search(defense: nn.Module) -> None:
+    """Refuse a defense whose neighbors need not be the nearest."""
+    memory = getattr(defense, "memory", None)
+    if isinstance(memory, NeighborMemory) and memory.search_name.approximate:
+        raise InputError(
+            f"no certificate where neighbors may be missed: the memory is searched by {memory.search_name}; leave out "
+            "--approximate, or open the memory with an exact search"
+        )
 
 
 def _check_precision(inputs: Tensor) -> None:

@@ -10,6 +10,8 @@ import torch
 
 from otad_ray.engine.shards import Shard, compute_shard
 from otad_ray.engine.task import ShardDone, ShardTask, Unit
+from otad_ray.errors import InputError
+from otad_ray.memory.search.faiss_index import import_faiss
 
 
 class LocalBackend:
@@ -68,8 +70,8 @@ def single_thread() -> Iterator[None]:
 def _single_faiss_thread() -> Iterator[None]:
     """Compute on one thread of FAISS within the block, if it is installed."""
     try:
-        import faiss
-    except ImportError:
+        faiss = import_faiss()
+    except InputError:
         yield
         return
     before = faiss.omp_get_max_threads()

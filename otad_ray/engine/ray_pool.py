@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -19,7 +19,8 @@ from otad_ray.engine.metrics_actor import JobProgress, Recorder
 from otad_ray.engine.ray_session import choose_num_actors, ray_session
 from otad_ray.engine.shards import Shard, compute_shard
 from otad_ray.engine.task import ShardDone, ShardTask, Unit
-from otad_ray.errors import RetryableError
+from otad_ray.errors import InputError, RetryableError
+from otad_ray.memory.search.faiss_index import import_faiss
 from otad_ray.monitoring.counts import count_rows
 from otad_ray.options import PoolRequest
 
@@ -185,8 +186,6 @@ def _limit_native_threads() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(1)
-    try:
-        import faiss
-    except ImportError:
-        return
-    faiss.omp_set_num_threads(1)
+    # Without FAISS there is nothing to limit.
+    with suppress(InputError):
+        import_faiss().omp_set_num_threads(1)

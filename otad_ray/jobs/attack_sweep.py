@@ -13,6 +13,7 @@ from otad_ray.engine.task import RunSummary
 from otad_ray.errors import InputError
 from otad_ray.machine import num_cores
 from otad_ray.monitoring.counts import count_tables
+from otad_ray.recipes.approximate_search import describe_query_search
 from otad_ray.recipes.defenses import find_defenses
 from otad_ray.recipes.shard_job import ShardJob, Units, open_workspace, run_shard_job
 from otad_ray.recipes.workspace import Workspace, check_split
@@ -45,6 +46,7 @@ class SweepJob(ShardJob):
         workspace.rows(config.split).check()
         self.plan = make_plan(workspace, config)
         sources = find_defenses(workspace, config.defense, cip_net=config.cip_net_directory)
+        self._search = describe_query_search(workspace, config.split, next(iter(sources.values())).surrogate)
         self.defenses = [
             plan_units(workspace, self.plan, source, probe_defense(workspace, self.plan, source))
             for source in sources.values()
@@ -57,7 +59,7 @@ class SweepJob(ShardJob):
         return {"counts": counts.as_dict(), "stage_seconds": sum_stage_seconds(output)}
 
     def report(self, summary: RunSummary) -> dict[str, Any]:
-        return report_sweep(self.workspace, self.plan, self.defenses, summary.seconds)
+        return report_sweep(self.workspace, self.plan, self.defenses, summary.seconds, self._search)
 
 
 def run_attack_sweep(config: SweepConfig) -> dict[str, Any]:

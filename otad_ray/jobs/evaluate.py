@@ -25,6 +25,7 @@ from otad_ray.engine.task import RunSummary, Unit
 from otad_ray.evaluation import StandardMetrics, evaluation_records, transport_diagnostics
 from otad_ray.options import ActorJobConfig
 from otad_ray.presets import Preset
+from otad_ray.recipes.approximate_search import describe_query_search, identify_search, mark_rows, recall_metric
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.defense_source import NET
 from otad_ray.recipes.defenses import (
@@ -93,7 +94,8 @@ class EvaluateTask:
 
     def setup(self) -> "EvaluateProcessor":
         defenses = {name: load_defense(directory, search=self.search) for name, directory in self.defenses}
-        return EvaluateProcessor(open_split(self.preset.definition, self.split, self.folders), defenses, self.solved_by)
+        rows = open_split(self.preset.definition, self.split, self.folders)
+        return EvaluateProcessor(rows, defenses, self.solved_by, self.search)
 
 
 @dataclass(frozen=True)
@@ -103,9 +105,11 @@ class EvaluateProcessor:
     rows: Rows
     defenses: Mapping[str, Defense]
     solved_by: str
+    search: str
 
     def process(self, positions: np.ndarray) -> pa.Table:
-        return evaluation_records(self.rows.take(positions), self.defenses, solved_by=self.solved_by, net=NET)
+        records = evaluation_records(self.rows.take(positions), self.defenses, solved_by=self.solved_by, net=NET)
+        return mark_rows(records, self.search)
 
 
 class EvaluateJob(ShardJob):
@@ -136,7 +140,9 @@ class EvaluateJob(ShardJob):
             "split": config.split,
             **identify_integration(workspace.preset.integration),
             **({"others": {name: path.name for name, path in others.items()}} if others else {}),
+            **identify_search(workspace.search),
         }
+        self._search = describe_query_search(workspace, config.split, str(knn[KNN_NAME]))
         directory = workspace.directory("evaluations", identity)
         _adopt_earlier(workspace.directory("sweeps", identity), directory)
         self.output = ShardedDirectory.start(
@@ -169,7 +175,8 @@ class EvaluateJob(ShardJob):
         definition = self.workspace.definition
         if definition.bayes_accuracy is not None:
             metrics["accuracy_bayes"] = definition.bayes_accuracy()
-        return {"metrics": metrics, "seconds": summary.seconds or output.manifest.get("seconds", 0.0)}
+        metrics |= recall_metric(self._search)
+        return {"metrics": metrics, **self._search, "seconds": summary.seconds or output.manifest.get("seconds", 0.0)}
 
     def report(self, summary: RunSummary) -> dict[str, Any]:
         if self.output.manifest["run_id"] is None:

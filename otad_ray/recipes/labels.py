@@ -18,6 +18,7 @@ from otad_ray.engine.task import RunSummary, Unit
 from otad_ray.evaluation import LabelStatistics, label_figure
 from otad_ray.locations import resolve_path
 from otad_ray.memory import RETRYABLE_LABELS, IntegrationConfig, NeighborMemory, label_rows
+from otad_ray.recipes.approximate_search import describe_label_search, identify_search, mark_rows, recall_metric
 from otad_ray.recipes.backbone import find_backbone
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import find_metric
@@ -72,7 +73,8 @@ class LabelProcessor:
     dense: bool
 
     def process(self, positions: np.ndarray) -> pa.Table:
-        return label_rows(self.memory, positions, self.integration, dense=self.dense)
+        rows = label_rows(self.memory, positions, self.integration, dense=self.dense)
+        return mark_rows(rows, str(self.memory.search_name))
 
 
 class LabelJob(ShardJob):
@@ -118,6 +120,7 @@ class LabelJob(ShardJob):
             rows_per_shard=self._rows_per_shard,
             may_differ=("solver", _SOLVER_FILE),
         )
+        self._search = describe_label_search(self.memory, integration.num_neighbors)
         preset, search = self.workspace.preset.name, self.workspace.search
         task = LabelTask(preset, str(self.memory.directory), search, integration, self._dense)
         return [[Unit(self.output, task)]]
@@ -132,6 +135,7 @@ class LabelJob(ShardJob):
             logger.warning("%d rows were interrupted and can be tried again: run the same command", retryable)
         return {
             "statistics": statistics.as_dict(),
+            **self._search,
             "stage_seconds": sum_stage_seconds(output),
             "memory": {"directory": str(self.memory.directory), "fingerprint": self.memory.fingerprint},
             "data": self.memory.manifest.get("data"),
@@ -190,6 +194,7 @@ class LabelJob(ShardJob):
             metrics={
                 "rows": rows,
                 "rows_computed": summary.rows,
+                **recall_metric(self._search),
                 "num_actors": manifest["num_actors"],
                 "share_relaxed": statuses.get(Status.RELAXED.label, 0) / rows,
                 "share_infeasible": statuses.get(Status.INFEASIBLE.label, 0) / rows,
@@ -221,7 +226,8 @@ def identify_integration(integration: IntegrationConfig) -> dict[str, Any]:
 
 def label_identity(memory: NeighborMemory, integration: IntegrationConfig, *, dense: bool) -> dict[str, Any]:
     """Return what labels depend on, of JSON types."""
-    return {"memory": memory.fingerprint, "dense": dense, **identify_integration(integration)}
+    search = identify_search(str(memory.search_name))
+    return {"memory": memory.fingerprint, "dense": dense, **identify_integration(integration), **search}
 
 
 def ensure_labels(workspace: Workspace) -> ShardedDirectory:

@@ -27,6 +27,7 @@ from otad_ray.evaluation import (
     sample_outcomes,
 )
 from otad_ray.machine import versions
+from otad_ray.recipes.approximate_search import recall_metric
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.sweep.example_images import adversarial_figure
 from otad_ray.sweep.plan import SweepPlan
@@ -54,11 +55,16 @@ Reports = Mapping[str, RobustnessReport]
 
 
 def report_sweep(
-    workspace: Workspace, plan: SweepPlan, defenses: Sequence[DefenseUnits], seconds: float
+    workspace: Workspace,
+    plan: SweepPlan,
+    defenses: Sequence[DefenseUnits],
+    seconds: float,
+    search: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Print, write and track what the records say, and return the job's summary.
 
-    Every run rewrites the sweep's directory from the records; a sweep is tracked once.
+    Every run rewrites the sweep's directory from the records; a sweep is tracked once. What is said of an approximate
+    search goes into the manifest.
     """
     identity = {
         "results": {defense.source.name: [output.directory.name for output in defense.outputs] for defense in defenses},
@@ -72,11 +78,12 @@ def report_sweep(
     text = "\n\n".join([*map(str, reports.values()), *_compare(plan, reports, comparisons)])
     print(text, file=sys.stderr)
     files = _write_files(workspace, plan, defenses, reports, directory, text, outcomes)
-    manifest = _make_manifest(directory, identity, plan, defenses, reports, comparisons, seconds)
+    manifest = _make_manifest(directory, identity, plan, defenses, reports, comparisons, seconds) | dict(search)
     write_json(directory / MANIFEST, replace_non_finite(manifest))
     if manifest["complete"] and manifest["run_id"] is None:
         files = [directory / MANIFEST, *files]
-        manifest |= track_sweep(workspace, plan, reports, seconds=manifest["seconds"], directory=directory, files=files)
+        metrics = {"seconds": manifest["seconds"], **recall_metric(search)}
+        manifest |= track_sweep(workspace, plan, reports, metrics=metrics, directory=directory, files=files)
         write_json(directory / MANIFEST, replace_non_finite(manifest))
     logger.info("report: %s", directory)
     if manifest["run_id"] is not None:

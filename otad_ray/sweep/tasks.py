@@ -26,6 +26,7 @@ from otad_ray.evaluation import (
     record_attack,
     skipped_records,
 )
+from otad_ray.recipes.approximate_search import mark_rows
 from otad_ray.recipes.defense_source import DefenseSource
 from otad_ray.sweep.samples import Samples, split_cohorts
 
@@ -94,9 +95,8 @@ class AttackProcessor:
     def process(self, positions: np.ndarray) -> pa.Table:
         """Attack the samples at these places of the sweep, cohort by cohort."""
         take = self._task.samples.take
-        return pa.concat_tables(
-            self._attack_cohort(number, take(places)) for number, places in split_cohorts(positions)
-        )
+        cohorts = [self._attack_cohort(number, take(places)) for number, places in split_cohorts(positions)]
+        return mark_rows(pa.concat_tables(cohorts), self._task.source.search)
 
     def _attack_cohort(self, cohort: int, batch: Batch) -> pa.Table:
         """Return the records of a cohort; samples that earlier attacks broke are not attacked."""
@@ -185,7 +185,7 @@ class CleanProcessor:
         take = self._task.samples.take
         # A cohort that the defense raised an error on has no radii in linf.
         cohorts = [self._ask_cohort(take(places)) for _, places in split_cohorts(positions)]
-        return pa.concat_tables(cohorts, promote_options="default")
+        return mark_rows(pa.concat_tables(cohorts, promote_options="default"), self._task.source.search)
 
     def _ask_cohort(self, batch: Batch) -> pa.Table:
         task = self._task

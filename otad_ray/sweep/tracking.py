@@ -34,7 +34,7 @@ def track_sweep(
     plan: SweepPlan,
     reports: Mapping[str, RobustnessReport],
     *,
-    seconds: float,
+    metrics: Mapping[str, float],
     directory: Path,
     files: Sequence[Path],
 ) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def track_sweep(
         result={"directory": directory},
         outcome={"flags": counts, "brackets": series},
         params={**shared, "defenses": ", ".join(reports), "attacks": ", ".join(item.name for item in plan.attacks)},
-        metrics={"seconds": seconds, **counts},
+        metrics={**metrics, **counts},
         series=series,
         data=data,
         artifacts=tuple(files),

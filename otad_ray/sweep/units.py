@@ -9,6 +9,7 @@ from otad_ray.artifacts import to_jsonable
 from otad_ray.attacks import Budget, NamedAttack
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.task import Unit
+from otad_ray.recipes.approximate_search import identify_search
 from otad_ray.recipes.defense_source import DefenseSource
 from otad_ray.recipes.shard_job import Units
 from otad_ray.recipes.workspace import Workspace
@@ -85,6 +86,7 @@ def make_clean_unit(
         "guide": Path(source.surrogate).name,
         "certified": certified,
         **_identify_samples(workspace, plan.samples),
+        **identify_search(source.search),
     }
     output = _start(workspace, plan, CLEAN_KIND, identity, plan.samples.count)
     return Unit(output, CleanTask(plan.samples, source, certified))
@@ -113,6 +115,7 @@ def _make_attack_unit(
         "budget": {**to_jsonable(budget), "eps": str(budget.eps)},
         "earlier": [Path(path).name for path in earlier],
         **_identify_samples(workspace, samples),
+        **identify_search(source.search),
     }
     return Unit(_start(workspace, plan, ATTACK_KIND, identity, planned.samples), task)
 

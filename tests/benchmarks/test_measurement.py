@@ -36,7 +36,8 @@ def test_search_is_compared_on_the_same_neighbors(tmp_path: Path) -> None:
     points = torch.randn(700, 20, generator=torch.Generator().manual_seed(1))
     parts = [points], [points], [torch.zeros(700)], [torch.arange(700)]
     memory = NeighborMemory.build(tmp_path / "memory", None, *parts)
-    measurement = measure_search(memory, points[:100].contiguous(), 5, num_threads=1, goal=3.0)
+    queries = points[:100].contiguous()
+    measurement = measure_search("mine", memory.keys, memory.search, queries, 5, num_threads=1, goal=3.0)
     assert "100.00 % the same neighbor sets" in measurement.note
     assert measurement.ratio == pytest.approx(measurement.reference / measurement.ours)
 

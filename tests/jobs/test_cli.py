@@ -35,6 +35,8 @@ def test_presets_and_options() -> None:
         (["--data-set", "minst"], "unknown data set 'minst'; known: digits, mnist"),
         (["--solver", "simplex"], "unknown solver 'simplex'; known: dual, mosek, clarabel"),
         (["--search", "hnsw"], "unknown search 'hnsw'; known: torch, faiss"),
+        (["--faiss-index", "HNSW32"], "--faiss-index and --approximate are for FAISS: add --search faiss"),
+        (["--approximate"], "--faiss-index and --approximate are for FAISS: add --search faiss"),
         (["--cross-term", "paper"], "theory"),
         (["--neighbors", "0"], "need neighbors >= 1, got 0"),
         (["--regularity.smoothness", "0"], "need smoothness > 0, got 0"),

@@ -50,6 +50,7 @@ class Source:
     """A defense that is at hand."""
 
     name = "mine"
+    search = "torch"
 
     def __init__(self, defense: nn.Module, surrogate: MemoryDefense) -> None:
         self._defense, self._surrogate = defense, surrogate

@@ -47,7 +47,7 @@ def sweep(root: Path) -> dict[str, Any]:
     reports: Any = {"otad": SimpleNamespace(bracket=bracket, flags=())}
     workspace: Any = Workspace(root)
     directory = root / "sweeps" / "sweeps" / "abc"
-    return track_sweep(workspace, plan, reports, seconds=1.0, directory=directory, files=[])
+    return track_sweep(workspace, plan, reports, metrics={"seconds": 1.0}, directory=directory, files=[])
 
 
 def test_a_sweep_whose_logging_breaks_off_has_each_run_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,10 +15,11 @@ from otad_ray.artifacts import write_json
 from otad_ray.benchmarks import Measurement
 from otad_ray.engine.run import check_pool
 from otad_ray.errors import InputError
-from otad_ray.jobs.benchmark.core import measure_integration, measure_neighbor_search, measure_streamed_memory
+from otad_ray.jobs.benchmark.core import measure_integration, measure_streamed_memory
 from otad_ray.jobs.benchmark.labels import measure_label_rates, measure_private_memory
 from otad_ray.jobs.benchmark.purifiers import measure_purifiers
 from otad_ray.jobs.benchmark.robustness import measure_attack_rates, measure_certification
+from otad_ray.jobs.benchmark.search import measure_neighbor_search
 from otad_ray.jobs.benchmark.transformer import check_transformer, measure_table_ix
 from otad_ray.machine import describe_machine
 from otad_ray.options import ActorJobConfig

@@ -1,4 +1,4 @@
-"""The benchmark's parts on single operations: convex integration, search, and the building of a memory."""
+"""The benchmark's parts on single operations: convex integration, and the building of a memory."""
 
 import tempfile
 from collections.abc import Iterator
@@ -7,8 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from otad_ray.benchmarks import Measurement, measure_cip, measure_search, measure_streaming
-from otad_ray.machine import num_cores
+from otad_ray.benchmarks import Measurement, measure_cip, measure_streaming
 from otad_ray.options import ActorJobConfig
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.workspace import Workspace
@@ -17,10 +16,9 @@ _CIP_ROWS = 1024
 # Points of the transformer in the authors' code: 65 tokens of 384. A batch of them is 2 GB.
 _LARGE_DIMENSION = 24960
 _LARGE_ROWS = 256
-_QUERIES = 2048
 
 # Goals, as ratios of which more is better.
-_CIP_GOAL, _LARGE_CIP_GOAL, _SEARCH_GOAL = 500.0, 2000.0, 3.0
+_CIP_GOAL, _LARGE_CIP_GOAL = 500.0, 2000.0
 
 
 def measure_integration(config: ActorJobConfig, workspace: Workspace) -> Iterator[Measurement]:
@@ -37,16 +35,6 @@ def measure_integration(config: ActorJobConfig, workspace: Workspace) -> Iterato
     embedding = _draw_isometry(query.shape[1], _LARGE_DIMENSION)
     query, points, features = (tensor[:_LARGE_ROWS] @ embedding for tensor in (query, points, features))
     yield from measure_cip(query, points, features, integration.regularity, goal=_LARGE_CIP_GOAL)
-
-
-def measure_neighbor_search(config: ActorJobConfig, workspace: Workspace) -> Iterator[Measurement]:
-    """Measure the memory's search against FAISS, on one thread and on all cores."""
-    memory = ensure_memory(workspace)
-    queries = memory.keys[:: max(1, len(memory) // _QUERIES)][:_QUERIES].contiguous()
-    for num_threads in sorted({1, num_cores()}):
-        yield measure_search(
-            memory, queries, config.preset.integration.num_neighbors + 1, num_threads=num_threads, goal=_SEARCH_GOAL
-        )
 
 
 def measure_streamed_memory(config: ActorJobConfig, workspace: Workspace) -> Iterator[Measurement]:

@@ -1,0 +1,79 @@
+"""What results say that rest on an approximate search: its name, and how many of the neighbors it finds."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from otad_ray.data import Split
+from otad_ray.defenses import MemoryDefense, load_defense
+from otad_ray.memory import NeighborMemory, SearchName
+from otad_ray.recipes.workspace import Workspace
+
+logger = logging.getLogger(__name__)
+
+# Queries that the recall is measured on.
+_QUERIES = 256
+# Column of rows, field of manifests and identities.
+SEARCH = "search"
+
+
+def identify_search(search: str) -> dict[str, str]:
+    """Return what results depend on of a search: nothing, unless it is approximate."""
+    return {SEARCH: search} if SearchName.parse(search).approximate else {}
+
+
+def mark_rows(table: pa.Table, search: str) -> pa.Table:
+    """Return rows with a column that names the search, if it is approximate."""
+    for name, value in identify_search(search).items():
+        table = table.append_column(name, pa.array([value] * len(table), pa.string()))
+    return table
+
+
+def describe_label_search(memory: NeighborMemory, num_neighbors: int) -> dict[str, Any]:
+    """Return and log the recall of an approximate search of a memory's own rows; nothing for an exact one."""
+    positions = np.linspace(0, len(memory) - 1, min(_QUERIES, len(memory))).astype(np.int64)
+    return _describe(memory, memory.keys[torch.from_numpy(positions)], num_neighbors + 1)
+
+
+def describe_query_search(workspace: Workspace, split: Split, knn_directory: str) -> dict[str, Any]:
+    """Return and log the recall of an approximate search for rows of a split; nothing for an exact one.
+
+    Args:
+        workspace: the preset.
+        split: the rows that results are of.
+        knn_directory: a defense that has the memory, and embeds the rows.
+    """
+    if not identify_search(workspace.search):
+        return {}
+    knn = cast(MemoryDefense, load_defense(knn_directory, search=workspace.search))
+    rows = workspace.rows(split)
+    positions = np.linspace(0, len(rows) - 1, min(_QUERIES, len(rows))).astype(np.int64)
+    with torch.no_grad():
+        keys = knn.keys(rows.take(np.unique(positions)).x)
+    return _describe(knn.memory, keys, workspace.preset.integration.num_neighbors)
+
+
+def recall_metric(described: Mapping[str, Any]) -> dict[str, float]:
+    """Return the recall as a metric of a tracked run, if there is one."""
+    return {"search_recall": described[SEARCH]["recall"]} if described else {}
+
+
+def _describe(memory: NeighborMemory, queries: Tensor, num_neighbors: int) -> dict[str, Any]:
+    if not memory.search_name.approximate:
+        return {}
+    found, _ = memory.search(queries, num_neighbors)
+    recall = memory.verify(queries, found).recall
+    logger.warning(
+        "the search is approximate: %s finds %.2f %% of the %d nearest keys (%d queries), and nothing is certified",
+        memory.search_name,
+        100 * recall,
+        num_neighbors,
+        len(queries),
+    )
+    name = str(memory.search_name)
+    return {SEARCH: {"name": name, "recall": recall, "queries": len(queries), "neighbors": num_neighbors}}
