@@ -57,7 +57,7 @@ def measure_neighbor_search(config: ActorJobConfig, workspace: Workspace) -> Ite
     queries = _embed_test_rows(workspace)
     for num_threads in sorted({1, num_cores()}):
         yield searched.measure(f"search_{num_threads}_threads", queries, num_threads=num_threads, goal=_GOAL)
-    yield searched.measure("search_noise", _add_noise(queries), goal=_GOAL)
+    yield searched.measure("search_noise", _add_noise(queries))
     yield from _measure_batches(searched, queries)
     with tempfile.TemporaryDirectory(dir=workspace.root, prefix=".benchmark-") as directory:
         if workspace.definition.shape[1:] and memory.keys.shape[1] == prod(workspace.definition.shape):

@@ -10,7 +10,7 @@ from otad_ray.memory.search.bounds import Bounds, Strip
 from otad_ray.memory.search.compiled_loops import FAR, UP, measure_candidates, select, start_limits
 
 # Bytes of a block of products, which should stay in a core's cache, and the fewest keys in it.
-_BLOCK_BYTES = 1 << 20
+_BLOCK_BYTES = 1 << 19
 _LEAST_BLOCK = 256
 
 

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 # Bounds that are looked at together: if all rule their pair out, nothing more is done.
 _CHUNK = 64
+# Fewer than this are looked at one by one.
+_FEW = 8
 # Above all distances, with a square that float32 can hold.
 FAR = 1e19
 # Below all bounds; not infinite, which the loops may take as not occurring.
@@ -33,9 +35,8 @@ _FARTHER = 1 + 1e-9
 _FREE = 0.25
 # The rows of the limits: factors of the products, the tails and the errors, and what the sum is held against.
 _PRODUCT, _TAIL, _ERROR, _LIMIT = range(4)
-# A guess of a distance takes these shares of what an upper bound adds for tails and errors, which hardly ever point in
-# the same or in opposite directions.
-_GUESSED_TAILS, _GUESSED_ERRORS = 0.1, 0.25
+# A guess of a distance takes tails as orthogonal, and this share of the errors, which hardly ever add up.
+_GUESSED_ERRORS = 0.1
 _f32 = np.float32
 # Bounds are never NaN, and their rounding is allowed for, whatever the order of operations.
 _FAST = {"nnan", "ninf", "nsz", "contract", "reassoc"}
@@ -144,7 +145,8 @@ def select(
             stop = min(start + _CHUNK, num_queries)
             part = slice(start, stop)
             if (
-                _count(
+                stop - start >= _FEW
+                and _count(
                     products[row, part],
                     by_product[part],
                     by_tail[part],
@@ -188,8 +190,7 @@ def select(
                         limits[_LIMIT, query] = _NEVER
                         continue
                 if guess:
-                    square_guess = total - doubled + _GUESSED_TAILS * tails + lost
-                    high = _f32((np.sqrt(max(square_guess, 0.0)) + _GUESSED_ERRORS * errors) * UP)
+                    high = _f32((np.sqrt(max(total - doubled + lost, 0.0)) + _GUESSED_ERRORS * errors) * UP)
                 else:
                     high = _f32((np.sqrt(max(total - doubled + tails + lost, 0.0)) + errors) * UP)
                 place = counts[query]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from math import inf
 
 import torch
 from torch import Tensor
@@ -68,6 +69,8 @@ class PruningRecord:
         self._seconds_without = seconds_without
         self._pays = True
         self._calls_without = 0
+        self._least_seconds = inf
+        self._calls = 0
 
     def is_worth_trying(self) -> bool:
         """Return whether the next search should use the sketches."""
@@ -75,6 +78,10 @@ class PruningRecord:
             self._calls_without = (self._calls_without + 1) % _TRIED_AGAIN
         return self._pays or self._calls_without == 0
 
-    def note(self, *, seconds: float, num_answered: int) -> None:
-        """Take down how long the sketches took, and how many queries they answered."""
-        self._pays = seconds < num_answered * self._seconds_without
+    def note(self, *, seconds: float, num_tried: int, num_answered: int) -> None:
+        """Take down how long the sketches took for so many queries, and how many of them they answered."""
+        self._calls += 1
+        # The first call compiles, and reads files; any call may have been interrupted.
+        if self._calls > 1:
+            self._least_seconds = min(self._least_seconds, seconds / num_tried)
+            self._pays = self._least_seconds * num_tried < num_answered * self._seconds_without

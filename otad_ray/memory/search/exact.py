@@ -98,7 +98,8 @@ class ExactSearch:
         parts = map_on_threads(lambda strip: search_strip(self._keys, stage.bounds, strip, count, stage.room), strips)
         found, squares, answered = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         if isinstance(stage.bounds, SketchBounds):
-            self._pruning.note(seconds=time.perf_counter() - start, num_answered=int(answered.sum()))
+            seconds = time.perf_counter() - start
+            self._pruning.note(seconds=seconds, num_tried=len(queries), num_answered=int(answered.sum()))
         return found, squares, answered
 
     def _choose_room(self, count: int) -> int:

@@ -17,8 +17,23 @@ def test_room_has_place_for_the_neighbors() -> None:
 def test_sketches_are_given_up_where_they_do_not_pay_and_tried_again() -> None:
     record = PruningRecord(seconds_without=1.0)
     assert record.is_worth_trying()
-    record.note(seconds=5.0, num_answered=4)
+    record.note(seconds=5.0, num_tried=10, num_answered=6)
+    assert record.is_worth_trying()
+    record.note(seconds=5.0, num_tried=10, num_answered=4)
     tries = [record.is_worth_trying() for _ in range(32)]
     assert tries.count(True) == 2
-    record.note(seconds=5.0, num_answered=6)
+    record.note(seconds=5.0, num_tried=10, num_answered=6)
+    assert record.is_worth_trying()
+
+
+def test_a_slow_first_call_says_nothing() -> None:
+    record = PruningRecord(seconds_without=1.0)
+    record.note(seconds=1000.0, num_tried=1, num_answered=1)
+    assert record.is_worth_trying()
+
+
+def test_a_call_that_was_interrupted_says_nothing() -> None:
+    record = PruningRecord(seconds_without=1.0)
+    for seconds in (9.0, 0.1, 1000.0):
+        record.note(seconds=seconds, num_tried=1, num_answered=1)
     assert record.is_worth_trying()
