@@ -72,7 +72,7 @@ def test_sketches_bound_every_distance(tmp_path: Path, kind: str, passes: str) -
 @pytest.mark.parametrize("passes", PASSES)
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_sketches_bound_the_distances_of_near_pairs(tmp_path: Path, width: int, passes: str) -> None:
-    """Queries that differ from a key by less than sketches are wrong, or in the tail alone, and some with long tails."""
+    """Queries that differ from a key by less than sketches are wrong, or in the tail alone, or have long tails."""
     keys = draw(400, width)
     steps = torch.cat([draw(10, width, seed=1) / 64, torch.zeros(10, width), draw(10, width, seed=2)])
     steps[10:20, -1] = 4.0
