@@ -11,7 +11,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from otad_ray.memory.search.distances import NUM_LANES
 from otad_ray.memory.search.sketch import ERROR, SCALE, SQUARE, TAIL
 
 logger = logging.getLogger(__name__)
@@ -35,8 +34,9 @@ _FARTHER = 1 + 1e-9
 _FREE = 0.25
 # The rows of the limits: factors of the products, the tails and the errors, and what the sum is held against.
 _PRODUCT, _TAIL, _ERROR, _LIMIT = range(4)
-# A guess of a distance takes tails as orthogonal, and this share of the errors, which hardly ever add up.
-_GUESSED_ERRORS = 0.1
+# A guess of a distance takes these shares of what an upper bound adds for tails and errors. Tails hardly ever point in
+# opposite directions, and those of neighbors rather in the same.
+_GUESSED_TAILS, _GUESSED_ERRORS = 0.3, 0.1
 _f32 = np.float32
 # Bounds are never NaN, and their rounding is allowed for, whatever the order of operations.
 _FAST = {"nnan", "ninf", "nsz", "contract", "reassoc"}
@@ -190,7 +190,10 @@ def select(
                         limits[_LIMIT, query] = _NEVER
                         continue
                 if guess:
-                    high = _f32((np.sqrt(max(total - doubled + lost, 0.0)) + _GUESSED_ERRORS * errors) * UP)
+                    high = _f32(
+                        (np.sqrt(max(total - doubled + _GUESSED_TAILS * tails + lost, 0.0)) + _GUESSED_ERRORS * errors)
+                        * UP
+                    )
                 else:
                     high = _f32((np.sqrt(max(total - doubled + tails + lost, 0.0)) + errors) * UP)
                 place = counts[query]
@@ -202,24 +205,20 @@ def select(
 
 
 @_compile()
-def _measure(key, query, lanes):
+def _measure(key, query, squares):
     """Return the squared distance of a key (E,) from a query (E,) float64, as `distances.py` defines it."""
-    size = key.shape[0]
-    whole = size // NUM_LANES * NUM_LANES
-    lanes[:] = 0.0
-    for start in range(0, whole, NUM_LANES):
-        for lane in range(NUM_LANES):
-            difference = float(key[start + lane]) - query[start + lane]
-            lanes[lane] += difference * difference
-    for lane in range(size - whole):
-        difference = float(key[whole + lane]) - query[whole + lane]
-        lanes[lane] += difference * difference
-    half = NUM_LANES // 2
-    while half > 0:
-        for lane in range(half):
-            lanes[lane] += lanes[lane + half]
-        half //= 2
-    return lanes[0]
+    left = key.shape[0]
+    for i in range(left):
+        difference = float(key[i]) - query[i]
+        squares[i] = difference * difference
+    while left > 1:
+        half = (left + 1) // 2
+        # Slices, whose loop is computed in vectors.
+        lower, upper = squares[: left // 2], squares[half:left]
+        for i in range(left // 2):
+            lower[i] += upper[i]
+        left = half
+    return squares[0]
 
 
 @_compile()
@@ -237,7 +236,7 @@ def _insert(found, squares, position, square):
 @_compile()
 def measure_candidates(keys, queries, nearest, positions, lower, upper, counts, found, squares):
     """Measure the candidates of each query, but for those that others rule out; fill found and squares (B, K)."""
-    lanes = np.empty(NUM_LANES)
+    work = np.empty(keys.shape[1])
     for query in range(queries.shape[0]):
         if counts[query] < 0:
             continue
@@ -248,7 +247,7 @@ def measure_candidates(keys, queries, nearest, positions, lower, upper, counts, 
         for i in range(counts[query]):
             if upper[query, i] <= bound:
                 position = positions[query, i]
-                _insert(found[query], squares[query], position, _measure(keys[position], exact, lanes))
+                _insert(found[query], squares[query], position, _measure(keys[position], exact, work))
         for i in range(counts[query]):
             low = float(lower[query, i])
             if upper[query, i] <= bound or low > bound:
@@ -256,4 +255,4 @@ def measure_candidates(keys, queries, nearest, positions, lower, upper, counts, 
             if low > 0 and low * low > squares[query, -1] * _FARTHER:
                 continue
             position = positions[query, i]
-            _insert(found[query], squares[query], position, _measure(keys[position], exact, lanes))
+            _insert(found[query], squares[query], position, _measure(keys[position], exact, work))

@@ -1,14 +1,13 @@
 """Squared distances in float64, summed in an order of their own: the same to the last bit wherever they are computed.
 
-The squared differences of a pair are added up in 16 lanes, entry i in lane i modulo 16, and then the upper half of the
-lanes is added to the lower one until one is left. `compiled.py` does the same.
+The squared differences of a pair are halved in number until one is left, each time by adding the upper half of them to
+the lower one; of an odd number, the middle one stays as it is. `compiled_loops.py` does the same.
 """
 
 import numpy as np
 import torch
 from torch import Tensor
 
-NUM_LANES = 16
 # Bytes of the differences of a block of pairs.
 _BLOCK_BYTES = 64 << 20
 
@@ -27,13 +26,11 @@ def take_root(squares: Tensor) -> Tensor:
 
 
 def _square(differences: Tensor) -> Tensor:
-    """Return the sums (n,) of the squares of differences (n, E) float64."""
+    """Return the sums (n,) of the squares of differences (n, E) float64, which are overwritten."""
     squares = differences.square_()
-    lanes = torch.zeros(len(squares), NUM_LANES, dtype=squares.dtype, device=squares.device)
-    for start in range(0, squares.shape[1], NUM_LANES):
-        part = squares[:, start : start + NUM_LANES]
-        lanes[:, : part.shape[1]] += part
-    while lanes.shape[1] > 1:
-        half = lanes.shape[1] // 2
-        lanes = lanes[:, :half] + lanes[:, half:]
-    return lanes[:, 0]
+    left = squares.shape[1]
+    while left > 1:
+        half = (left + 1) // 2
+        squares[:, : left // 2] += squares[:, half:left]
+        left = half
+    return squares[:, 0]
