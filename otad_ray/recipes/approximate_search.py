@@ -37,7 +37,8 @@ def mark_rows(table: pa.Table, search: str) -> pa.Table:
 def describe_label_search(memory: NeighborMemory, num_neighbors: int) -> dict[str, Any]:
     """Return and log the recall of an approximate search of a memory's own rows; nothing for an exact one."""
     positions = np.linspace(0, len(memory) - 1, min(_QUERIES, len(memory))).astype(np.int64)
-    return _describe(memory, memory.keys[torch.from_numpy(positions)], num_neighbors + 1)
+    # A row's own key is left out of its neighbors; it is found nearly always, and must not count as one.
+    return _describe(memory, memory.keys[torch.from_numpy(positions)], num_neighbors, left_out=1)
 
 
 def describe_query_search(workspace: Workspace, split: Split, knn_directory: str) -> dict[str, Any]:
@@ -63,11 +64,20 @@ def recall_metric(described: Mapping[str, Any]) -> dict[str, float]:
     return {"search_recall": described[SEARCH]["recall"]} if described else {}
 
 
-def _describe(memory: NeighborMemory, queries: Tensor, num_neighbors: int) -> dict[str, Any]:
+def _describe(memory: NeighborMemory, queries: Tensor, num_neighbors: int, *, left_out: int = 0) -> dict[str, Any]:
+    """Return and log the recall of a memory's search.
+
+    Args:
+        memory: the memory.
+        queries: keys (B, E).
+        num_neighbors: K.
+        left_out: keys beside the K that are found and then left out.
+    """
     if not memory.search_name.approximate:
         return {}
-    found, _ = memory.search(queries, num_neighbors)
-    recall = memory.verify(queries, found).recall
+    found, _ = memory.search(queries, num_neighbors + left_out)
+    wrong = int(memory.verify(queries, found).wrong.sum())
+    recall = max(0.0, 1 - wrong / (len(queries) * num_neighbors))
     logger.warning(
         "the search is approximate: %s finds %.2f %% of the %d nearest keys (%d queries), and nothing is certified",
         memory.search_name,
