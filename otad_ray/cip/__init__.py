@@ -15,6 +15,8 @@ from otad_ray.cip.global_program import (
     fit_potentials,
     integrate_globally,
     make_pieces,
+    measure_edges,
+    solve_least_squares,
 )
 from otad_ray.cip.gram import GramBlocks, gram_blocks
 from otad_ray.cip.integrate import GramSolution, Solution, combine_centers, integrate, integrate_gram
@@ -68,6 +70,8 @@ __all__ = [
     "integrate_gram",
     "known_solvers",
     "make_pieces",
+    "measure_edges",
     "refuse_interruptions",
+    "solve_least_squares",
     "solver_fingerprint",
 ]

@@ -53,7 +53,7 @@ class CuttingPlanes:
         max_rounds: Rounds after which a row is given up.
     """
 
-    tolerance: float = 1e-9
+    tolerance: float = 1e-10
     max_rounds: int = 60
 
     def solve(self, query: Tensor, pieces: Pieces, smoothness: float) -> tuple[WorkingSet, Tensor]:
