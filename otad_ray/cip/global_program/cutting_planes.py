@@ -56,24 +56,30 @@ class CuttingPlanes:
     tolerance: float = 1e-10
     max_rounds: int = 60
 
-    def solve(self, query: Tensor, pieces: Pieces, smoothness: float) -> tuple[WorkingSet, Tensor]:
+    def solve(
+        self, query: Tensor, pieces: Pieces, smoothness: float, exclude: Tensor | None = None
+    ) -> tuple[WorkingSet, Tensor]:
         """Solve B rows.
 
         Args:
             query: x (B, D), float64 and finite.
             pieces: The pieces.
             smoothness: L.
+            exclude: A piece (B,) for each row that does not count.
 
         Returns:
             The solution over the last working set, and its gap over all N pieces (B,): a bound on
             `max_i f_i(w) - sum_i s_i f_i(w)`.
         """
         rows = torch.arange(len(query), device=query.device)
-        found = pieces.find_largest(query, min(_NEW_PIECES, len(pieces)))
+        available = len(pieces) - (exclude is not None)
+        found = pieces.find_largest(query, min(_NEW_PIECES, available), exclude)
         current = solve_pieces(query, pieces, smoothness, found.pieces)
         finished: list[tuple[Tensor, WorkingSet, Tensor]] = []
         for _ in range(self.max_rounds):
-            found, gap = self._search(query[rows], pieces, smoothness, current)
+            left_out = None if exclude is None else exclude[rows]
+            places = query[rows] - current.feature / smoothness
+            found, gap = _search(places, pieces, current, left_out)
             done = gap <= _FINISHED * current.size
             if bool(done.any()):
                 finished.append((rows[done], current.take(done), gap[done]))
@@ -83,25 +89,30 @@ class CuttingPlanes:
                 break
             current = solve_pieces(query[rows], pieces, smoothness, _next_pieces(current, found.pieces))
         else:
-            finished.append((rows, current, self._search(query[rows], pieces, smoothness, current)[1]))
+            # The gap of rows that are given up is over all pieces too.
+            places = query[rows] - current.feature / smoothness
+            exact = pieces.find_largest_exactly(places, 1, None if exclude is None else exclude[rows])
+            gap = torch.maximum(exact.values[:, 0], exact.bound) - current.level
+            finished.append((rows, current, gap.clamp_min(0)))
         return _assemble(finished, query)
 
-    def _search(self, query: Tensor, pieces: Pieces, smoothness: float, current: WorkingSet) -> tuple[Largest, Tensor]:
-        """Find the largest pieces at the current w, and the gap (n,) over all pieces."""
-        places = query - current.feature / smoothness
-        # Those that have weight come first, and as many others are wanted.
-        support = int((current.weights > 0).sum(1).amax()) if len(query) else 0
-        count = min(support + _NEW_PIECES, len(pieces))
-        found = pieces.find_largest(places, count)
-        gap = found.values.amax(1) - current.level
-        # Where the products leave open whether another piece is larger, all are measured, once nothing else is to do.
-        open_rows = ((gap <= _FINISHED * current.size) & (found.bound > found.values.amax(1))).nonzero().squeeze(1)
-        if len(open_rows):
-            exact = pieces.find_largest_exactly(places[open_rows], count)
-            highest = torch.maximum(exact.values.amax(1), exact.bound)
-            found.pieces[open_rows] = exact.pieces
-            gap[open_rows] = highest - current.level[open_rows]
-        return found, gap.clamp_min(0)
+
+def _search(places: Tensor, pieces: Pieces, current: WorkingSet, exclude: Tensor | None) -> tuple[Largest, Tensor]:
+    """Find the largest pieces at places w (n, D), and the gap (n,) of the current solution over all pieces."""
+    # Those that have weight come first, and as many others are wanted.
+    support = int((current.weights > 0).sum(1).amax()) if len(places) else 0
+    count = min(support + _NEW_PIECES, len(pieces) - (exclude is not None))
+    found = pieces.find_largest(places, count, exclude)
+    gap = found.values.amax(1) - current.level
+    # Where the products leave open whether another piece is larger, all are measured, once nothing else is to do.
+    open_rows = ((gap <= _FINISHED * current.size) & (found.bound > found.values.amax(1))).nonzero().squeeze(1)
+    if len(open_rows):
+        left_out = None if exclude is None else exclude[open_rows]
+        exact = pieces.find_largest_exactly(places[open_rows], count, left_out)
+        highest = torch.maximum(exact.values.amax(1), exact.bound)
+        found.pieces[open_rows] = exact.pieces
+        gap[open_rows] = highest - current.level[open_rows]
+    return found, gap.clamp_min(0)
 
 
 def solve_pieces(query: Tensor, pieces: Pieces, smoothness: float, index: Tensor) -> WorkingSet:

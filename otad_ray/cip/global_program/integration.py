@@ -55,6 +55,7 @@ def integrate_globally(
     pieces: Pieces,
     smoothness: float,
     *,
+    exclude: Tensor | None = None,
     solver: CuttingPlanes | None = None,
 ) -> GlobalSolution:
     """Integrate each query's feature from all N pieces: the gradient of one convex, L-smooth potential.
@@ -66,6 +67,7 @@ def integrate_globally(
         query: x (B, D), float32 or float64.
         pieces: The slopes and offsets.
         smoothness: L, above 0.
+        exclude: The position (B,) of a piece that does not count for a query: its own, in leave-one-out.
         solver: Its settings; by default the exact ones.
 
     Raises:
@@ -73,8 +75,9 @@ def integrate_globally(
     """
     check_smoothness(smoothness)
     _check_query(query, pieces)
+    _check_excluded(exclude, query, pieces)
     solver = solver or CuttingPlanes()
-    outputs = _Integrated.apply(query, pieces.features, pieces.offsets, pieces, smoothness, solver)
+    outputs = _Integrated.apply(query, pieces.features, pieces.offsets, pieces, smoothness, exclude, solver)
     return GlobalSolution(**dict(zip(GlobalSolution.__dataclass_fields__, outputs, strict=True)))
 
 
@@ -91,6 +94,15 @@ def _check_query(query: Tensor, pieces: Pieces) -> None:
         raise InputError(f"queries must be float32 or float64, got {query.dtype}")
 
 
+def _check_excluded(exclude: Tensor | None, query: Tensor, pieces: Pieces) -> None:
+    if exclude is None:
+        return
+    if exclude.shape != query.shape[:1] or exclude.is_floating_point():
+        raise InputError(f"exclude must be whole numbers (B,) = {tuple(query.shape[:1])}, got {tuple(exclude.shape)}")
+    if len(pieces) == 1:
+        raise InputError("need at least two pieces to leave one out, got 1")
+
+
 class _Integrated(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -100,12 +112,14 @@ class _Integrated(torch.autograd.Function):
         offsets: Tensor,
         pieces: Pieces,
         smoothness: float,
+        exclude: Tensor | None,
         solver: CuttingPlanes,
     ) -> tuple[Tensor, ...]:
         parts = []
         for place in range(0, max(1, len(query)), _BLOCK_ROWS):
             rows = slice(place, place + _BLOCK_ROWS)
-            parts.append(_solve_block(query[rows], pieces, smoothness, solver))
+            left_out = None if exclude is None else exclude[rows]
+            parts.append(_solve_block(query[rows], pieces, smoothness, left_out, solver))
         outputs = _join(parts)
         ctx.pieces, ctx.smoothness = pieces, smoothness
         ctx.save_for_backward(query, outputs["index"], outputs["weights"])
@@ -135,7 +149,7 @@ class _Integrated(torch.autograd.Function):
                 across = share.unsqueeze(2) * (gradient - solved.moved / smoothness).unsqueeze(1)
                 flat = (onto_place + across).flatten(0, 1).to(features_grad)
                 features_grad.index_add_(0, near.flatten(), flat)
-        return query_grad, features_grad, offsets_grad, None, None, None
+        return query_grad, features_grad, offsets_grad, None, None, None, None
 
 
 @dataclass(frozen=True)
@@ -182,11 +196,13 @@ def _repeats(index: Tensor) -> Tensor:
     return same.tril(-1).any(2)
 
 
-def _solve_block(query: Tensor, pieces: Pieces, smoothness: float, solver: CuttingPlanes) -> dict[str, Tensor]:
+def _solve_block(
+    query: Tensor, pieces: Pieces, smoothness: float, exclude: Tensor | None, solver: CuttingPlanes
+) -> dict[str, Tensor]:
     """Solve a block of rows; those that are not finite are solved at zero, and marked."""
     finite = torch.isfinite(query).all(1)
     places = torch.where(finite.unsqueeze(1), query, 0.0).double()
-    found, gap = solver.solve(places, pieces, smoothness)
+    found, gap = solver.solve(places, pieces, smoothness, exclude)
     proximal = places - found.feature / smoothness
     is_solved = finite & (gap <= solver.tolerance * found.size)
     value = found.level + (found.feature.square().sum(1)) / (2 * smoothness)

@@ -117,22 +117,24 @@ class Pieces:
             )
         return found
 
-    def find_largest(self, places: Tensor, count: int) -> Largest:
+    def find_largest(self, places: Tensor, count: int, exclude: Tensor | None = None) -> Largest:
         """Find the pieces of largest value.
 
         Args:
             places: w (B, D).
-            count: Pieces sought for each, at most N.
+            count: Pieces sought for each, at most N, or N - 1 where one is excluded.
+            exclude: A piece (B,) for each place that does not count.
         """
         rows = places.to(self.features.dtype)
         block = self._block(rows.element_size() * max(1, len(rows)))
         best = rows.new_empty(len(rows), 0)
         index = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
         # One more than is asked for bounds the others.
-        wanted = min(count + 1, len(self))
+        wanted = min(count + 1, len(self) - (exclude is not None))
         for start in range(0, len(self), block):
             part = slice(start, start + block)
             products = torch.addmm(self._product_offsets[part], rows, self.features.detach()[part].T)
+            _leave_out(products, exclude, start)
             values, near = products.topk(min(wanted, products.shape[1]), dim=1)
             best, index = torch.cat([best, values], 1), torch.cat([index, near + start], 1)
             if best.shape[1] > wanted:
@@ -146,12 +148,14 @@ class Pieces:
             bound = best[:, -1].double() + self.rounding(places, rows.dtype)
         return Largest(chosen, self.measure(chosen, places), bound)
 
-    def find_largest_exactly(self, places: Tensor, count: int) -> Largest:
-        """Find the pieces of largest value by products in float64, which are slower and leave tight bounds."""
-        count = min(count, len(self))
-        values, index = self.values(places).topk(min(count + 1, len(self)), dim=1)
+    def find_largest_exactly(self, places: Tensor, count: int, exclude: Tensor | None = None) -> Largest:
+        """Find what `find_largest` does by products in float64, which are slower and leave tight bounds."""
+        wanted = min(count + 1, len(self) - (exclude is not None))
+        products = self.values(places)
+        _leave_out(products, exclude, 0)
+        values, index = products.topk(wanted, dim=1)
         bound = torch.full((len(places),), -torch.inf, dtype=torch.float64, device=places.device)
-        if count < len(self):
+        if wanted > count:
             bound = values[:, -1] + self.rounding(places, torch.float64)
         return Largest(index[:, :count], values[:, :count], bound)
 
@@ -183,3 +187,10 @@ class Pieces:
     def _block(self, piece_bytes: int) -> int:
         """Return how many pieces are taken at a time if each takes so many bytes."""
         return max(1, _BLOCK_BYTES // piece_bytes)
+
+
+def _leave_out(products: Tensor, exclude: Tensor | None, start: int) -> None:
+    """Set the products (B, M) with the pieces from `start` on to -inf where the piece is the excluded one (B,)."""
+    if exclude is not None:
+        rows = ((exclude >= start) & (exclude < start + products.shape[1])).nonzero().squeeze(1)
+        products[rows, exclude[rows] - start] = -torch.inf

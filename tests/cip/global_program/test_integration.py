@@ -98,6 +98,20 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
     torch.testing.assert_close(combined, together.feature, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("count", [2, 5, 300])
+def test_excluded_pieces_do_not_count(count: int) -> None:
+    points, features, potentials = cloud(count, 6)
+    rows = torch.arange(min(20, count))
+    pieces = make_pieces(points.float(), features.float(), potentials, SMOOTHNESS)
+    found = integrate_globally(points[rows], pieces, SMOOTHNESS, exclude=rows)
+    assert set(found.status.tolist()) == {Status.SOLVED}
+    for row in rows.tolist():
+        others = torch.arange(count) != row
+        alone = Pieces(pieces.features[others], pieces.offsets[others])
+        expected = integrate_globally(points[row : row + 1], alone, SMOOTHNESS).feature[0]
+        torch.testing.assert_close(found.feature[row], expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("smoothness", [0.5, 2.0, 8.0])
 def test_is_lipschitz_for_any_offsets(smoothness: float) -> None:
     points, features, potentials = cloud(400, 6)
@@ -226,6 +240,11 @@ def test_refuses_what_does_not_fit() -> None:
         integrate_globally(queries(2, 3), pieces, 1.0)
     with pytest.raises(InputError, match="float32 or float64"):
         integrate_globally(queries(2, 2).half(), pieces, 1.0)
+    with pytest.raises(InputError, match="exclude must be whole numbers"):
+        integrate_globally(queries(2, 2), pieces, 1.0, exclude=torch.zeros(3, dtype=torch.int64))
+    alone = Pieces(features[:1], potentials[:1])
+    with pytest.raises(InputError, match="at least two pieces"):
+        integrate_globally(queries(1, 2), alone, 1.0, exclude=torch.zeros(1, dtype=torch.int64))
     with pytest.raises(InputError, match="one potential for each of 3 points"):
         make_pieces(points, features, potentials[:2], 1.0)
     with pytest.raises(InputError, match="one offset for each of 3 features"):
