@@ -16,7 +16,7 @@ from otad_ray.defenses import DEFENSES, Defense
 from otad_ray.defenses.otad_nn import check_problem
 from otad_ray.errors import InputError
 from otad_ray.locations import resolve_path
-from otad_ray.memory import IntegrationConfig, NeighborMemory, PotentialConfig, move_pieces
+from otad_ray.memory import IntegrationConfig, NeighborMemory, PotentialConfig
 from otad_ray.models import Backbone, CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.baselines.catalog import BASELINES
@@ -31,7 +31,7 @@ from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.defense_source import NET, DefenseSource
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
-from otad_ray.recipes.potential import ensure_potentials
+from otad_ray.recipes.offsets import ensure_pieces
 from otad_ray.recipes.user_module import EXPECTED, build_module, digest_state
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.user_module import absolute_location, fingerprint, is_location, split_location
@@ -96,7 +96,7 @@ class PresetParts:
 
     @property
     def pieces(self) -> Pieces:
-        return move_pieces(self.memory, ensure_potentials(self.workspace), self.potential)
+        return ensure_pieces(self.workspace)
 
 
 def find_defenses(

@@ -1,5 +1,6 @@
 """The job of the potentials: what it writes, resumes and tracks, and the defense that is made of it."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,3 +71,26 @@ def test_the_defense_is_made_of_it(result: dict, storage: Path) -> None:
     workspace = Workspace(JobConfig(preset=missing, storage=str(storage), build=False))
     with pytest.raises(InputError, match=r"no potentials for preset 'digits'.*fit_potential"):
         find_defenses(workspace, ["otad_global"])
+
+
+def test_offsets_are_trained_once_and_used(result: dict, storage: Path) -> None:
+    assert result["offsets"] is None
+    preset = quick_preset()
+    preset = replace(preset, offset_training=replace(preset.offset_training, rows=256, batch_size=128))
+    trained = run_potential_job(config(storage, preset=preset))
+    assert trained["rows_computed"] == 0
+    directory = Path(trained["offsets"])
+    offsets = np.load(directory / "offsets.npy")
+    before = (directory / "offsets.npy").stat().st_mtime_ns
+    assert run_potential_job(config(storage, preset=preset)) == trained
+    assert (directory / "offsets.npy").stat().st_mtime_ns == before
+    assert json.loads((directory / "manifest.json").read_text())["run_id"] is not None
+    workspace = Workspace(JobConfig(preset=preset, storage=str(storage), build=False))
+    (source,) = find_defenses(workspace, ["otad_global"]).values()
+    defense = load_defense(source.location)
+    assert isinstance(defense, OTADGlobal)
+    np.testing.assert_array_equal(defense.pieces.offsets.numpy(), offsets)
+    (plain,) = find_defenses(
+        Workspace(JobConfig(preset=quick_preset(), storage=str(storage))), ["otad_global"]
+    ).values()
+    assert plain.fingerprint != source.fingerprint
