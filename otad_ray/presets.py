@@ -10,9 +10,9 @@ from otad_ray.cip import Regularity
 from otad_ray.data import DEFAULT_LABEL_COLUMN, DataSet, absolute_name, data_set
 from otad_ray.errors import InputError
 from otad_ray.locations import resolve_path
-from otad_ray.memory import IntegrationConfig
+from otad_ray.memory import IntegrationConfig, PotentialConfig
 from otad_ray.models import NO_METRIC, BackboneConfig, CipNetConfig, MetricNetConfig, ViTConfig
-from otad_ray.training import CipNetTrainingConfig, MetricTrainingConfig, TrainingConfig
+from otad_ray.training import CipNetTrainingConfig, MetricTrainingConfig, OffsetTrainingConfig, TrainingConfig
 from otad_ray.user_module import absolute_location, is_location
 
 
@@ -33,6 +33,8 @@ class Preset:
         cip_net: what approximates the solver, where it is asked for (otad_nn).
         cip_net_training: how that net is trained.
         integration: its options carry no prefix on the command line (`--neighbors 5`).
+        potential: the potential over all training points (otad_global).
+        offset_training: how that potential's offsets are trained after the least squares.
         defense_settings: changes of the settings that baselines are trained with, such as pgd_at.eps=0.2.
     """
 
@@ -48,6 +50,8 @@ class Preset:
     cip_net: CipNetConfig = field(default_factory=CipNetConfig)
     cip_net_training: CipNetTrainingConfig = field(default_factory=CipNetTrainingConfig)
     integration: Annotated[IntegrationConfig, arg(name="")] = field(default_factory=IntegrationConfig)
+    potential: PotentialConfig = field(default_factory=PotentialConfig)
+    offset_training: OffsetTrainingConfig = field(default_factory=OffsetTrainingConfig)
     defense_settings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from typing import get_args
 from otad_ray.attacks.attack import Attack, AttackKind
 from otad_ray.attacks.auto_attack import AutoAttack
 from otad_ray.attacks.goals import Goal
-from otad_ray.attacks.gradients import BackwardPassGradient, SmoothedGradient
+from otad_ray.attacks.gradients import BackwardPassGradient, PieceGradient, SmoothedGradient
 from otad_ray.attacks.metric_pgd import MetricPGD
 from otad_ray.attacks.neighbor_aware import NeighborAware
 from otad_ray.attacks.nevergrad_cw import NevergradCW, NevergradProjected
@@ -29,6 +29,8 @@ ATTACKS: Mapping[str, Attack] = {
     "pgd_200": PGD(steps=200),
     # The margin's gradient does not vanish where the net is sure of itself.
     "pgd_restarts": PGD(steps=100, restarts=5, goal=Goal("margin")),
+    # Of a defense over all training points: where one piece is active it has no gradient, but a direction.
+    "piece_pgd": PGD(steps=100, gradient=PieceGradient(), goal=Goal("margin")),
     "transfer": Transfer(),
     "neighbor_aware": NeighborAware(),
     "dml_pgd": MetricPGD(),

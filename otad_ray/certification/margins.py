@@ -89,6 +89,16 @@ class AffineHead:
         margins -= torch.as_tensor(feature_error).to(margins).reshape(-1, 1) * self._apart[predicted]
         return (margins / slopes[predicted]).scatter(1, own, torch.inf).amin(1).clamp_min(0)
 
+    def depths(self, logits: Tensor, rounding: Tensor, predicted: int) -> Tensor:
+        """`min_b (margin_ab(z) - E_a - E_b) / |h_ab|` (N,) for one class a, of logits (N, C) and rounding (C,).
+
+        Below 0 where another class may lead. Concave and 1-Lipschitz in the feature.
+        """
+        lead = logits[:, predicted : predicted + 1] - rounding[predicted]
+        margins = (lead - logits - rounding) / self._apart[predicted].clamp_min(_TINY)
+        margins[:, predicted] = torch.inf
+        return margins.amin(1)
+
     def radii(self, logits: Tensor, rounding: Tensor, predicted: int, slopes: Tensor) -> Tensor:
         """`radius` (N,) for one class, of logits (C, N) and rounding (C,); a class at a time is in cache."""
         radii = torch.full_like(logits[0], torch.inf)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from otad_ray.certification.certificate import Certificate
+from otad_ray.certification.global_potential import certify_pieces
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.memory_table import MemoryTable, memory_table
 from otad_ray.certification.motion import Geometry, Motion
@@ -31,7 +32,7 @@ from otad_ray.certification.nearest_neighbor import certify_nearest_neighbor
 from otad_ray.certification.neighborhoods import PredictedRows, neighborhood_certificate
 from otad_ray.certification.solver_error import solver_error
 from otad_ray.cip import Status, center_displacement
-from otad_ray.defenses import KNN, OTAD, OTADNN, MemoryDefense
+from otad_ray.defenses import KNN, OTAD, OTADNN, MemoryDefense, OTADGlobal
 from otad_ray.defenses.baselines.nearest_neighbor import NearestNeighbor
 from otad_ray.errors import InputError
 
@@ -78,11 +79,18 @@ def certify_knn(defense: KNN, inputs: Tensor) -> Certificate:
     return _certified(defense, inputs, _knn_rows, num_neighbors=defense.num_neighbors, displacement=0.0, hull="knn")
 
 
+def certify_otad_global(defense: OTADGlobal, inputs: Tensor) -> Certificate:
+    """Certificate of inputs (B, *shape) float32; neighbors, and so a metric net, have no part in it."""
+    head = _affine_head(defense, num_neighbors=1)
+    return certify_pieces(defense, inputs, head, _point_motion(defense))
+
+
 # By the exact type: a subclass may predict otherwise, and then its certificate is another.
 CERTIFIERS: Mapping[type, Callable[[Any, Tensor], Certificate]] = {
     OTAD: certify_otad,
     OTADNN: certify_otad_nn,
     KNN: certify_knn,
+    OTADGlobal: certify_otad_global,
     NearestNeighbor: certify_nearest_neighbor,
 }
 
@@ -104,15 +112,20 @@ def _certified(
     return Certificate(torch.cat([part.radius for part in parts]), [method for part in parts for method in part.method])
 
 
-def _geometry(defense: MemoryDefense) -> Geometry:
-    """How keys and points move with the input; InputError where nothing proven bounds it."""
-    backbone, metric = defense.backbone, defense.metric
+def _point_motion(defense: MemoryDefense) -> Motion:
+    """How points move with the input; InputError where nothing proven bounds it."""
+    backbone = defense.backbone
     sigma = backbone.embedding_bound()
     if sigma is None:
         raise InputError(
             f"no certificate: {type(backbone).__name__} gives no embedding_bound(), how far points move with the input"
         )
-    points = Motion(bound=sigma, rounding=backbone.embedding_rounding())
+    return Motion(bound=sigma, rounding=backbone.embedding_rounding())
+
+
+def _geometry(defense: MemoryDefense) -> Geometry:
+    """How keys and points move with the input; InputError where nothing proven bounds it."""
+    metric, points = defense.metric, _point_motion(defense)
     if metric is None:
         return Geometry(keys=points, points=points)
     lipschitz = metric.lipschitz_bound()
@@ -130,6 +143,11 @@ def _geometry(defense: MemoryDefense) -> Geometry:
 
 def _table(defense: MemoryDefense, num_neighbors: int, displacement: float) -> MemoryTable:
     """What is known of the memory's points; InputError where the head allows no proof."""
+    return memory_table(defense.memory, _affine_head(defense, num_neighbors), displacement)
+
+
+def _affine_head(defense: MemoryDefense, num_neighbors: int) -> AffineHead:
+    """The head's margins on means of so many features; InputError where the head allows no proof."""
     backbone, memory = defense.backbone, defense.memory
     name = type(backbone).__name__
     if backbone.num_outputs == 1:
@@ -143,8 +161,7 @@ def _table(defense: MemoryDefense, num_neighbors: int, displacement: float) -> M
     if dtypes != {torch.float32}:
         found = ", ".join(sorted(str(dtype) for dtype in dtypes))
         raise InputError(f"no certificate: {name} computes in {found}, roundings are known for float32")
-    head = AffineHead(margins, num_neighbors, memory.point_space, device=memory.points.device)
-    return memory_table(memory, head, displacement)
+    return AffineHead(margins, num_neighbors, memory.point_space, device=memory.points.device)
 
 
 def _otad_rows(defense: OTAD, inputs: Tensor, table: MemoryTable) -> PredictedRows:

@@ -2,10 +2,22 @@
 
 `brenier_potentials` finds the potential's values at the neighbors, inequality (15) of the OTAD paper;
 `integrate` finds the gradient of the smallest interpolating potential at the query, program (16).
+`integrate_globally` does so over all training points at once, with one potential that is smooth everywhere.
 Pure PyTorch: batched, on any device, differentiable. cvxpy and MOSEK are imported only by the
 reference solvers that need them.
 """
 
+from otad_ray.cip.global_program import (
+    BrenierPotential,
+    CuttingPlanes,
+    GlobalSolution,
+    Pieces,
+    fit_potentials,
+    integrate_globally,
+    make_pieces,
+    measure_edges,
+    solve_least_squares,
+)
 from otad_ray.cip.gram import GramBlocks, gram_blocks
 from otad_ray.cip.integrate import GramSolution, Solution, combine_centers, integrate, integrate_gram
 from otad_ray.cip.isometry import Isometry
@@ -29,11 +41,15 @@ __all__ = [
     "CROSS_TERMS",
     "MOSEK",
     "RETRYABLE",
+    "BrenierPotential",
     "CrossTerm",
+    "CuttingPlanes",
     "DualSimplex",
+    "GlobalSolution",
     "GramBlocks",
     "GramSolution",
     "Isometry",
+    "Pieces",
     "Potentials",
     "Regularity",
     "RowResult",
@@ -47,10 +63,15 @@ __all__ = [
     "check_solver",
     "check_solver_name",
     "combine_centers",
+    "fit_potentials",
     "gram_blocks",
     "integrate",
+    "integrate_globally",
     "integrate_gram",
     "known_solvers",
+    "make_pieces",
+    "measure_edges",
     "refuse_interruptions",
+    "solve_least_squares",
     "solver_fingerprint",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.artifacts import atomic_directory, refuse_occupied, to_jsonable, write_json
-from otad_ray.cip import Solution
+from otad_ray.cip import GlobalSolution, Pieces, Solution
 from otad_ray.errors import InputError
 from otad_ray.machine import job_command
 from otad_ray.memory import NeighborMemory
@@ -29,8 +29,11 @@ _BLOCK_ROWS = 8192
 BACKBONE_FOLDER = "backbone"
 METRIC_FOLDER = "metric"
 CIP_NET_FOLDER = "cip_net"
+PIECES_FOLDER = "pieces"
+# The files of that folder, fields of `Pieces`.
+PIECE_ARRAYS = ("features", "offsets")
 # What a saved defense may hold, each named in its description.
-NETWORK_FOLDERS = (BACKBONE_FOLDER, METRIC_FOLDER, CIP_NET_FOLDER)
+NETWORK_FOLDERS = (BACKBONE_FOLDER, METRIC_FOLDER, CIP_NET_FOLDER, PIECES_FOLDER)
 
 
 class Defense(nn.Module, ABC):
@@ -48,7 +51,7 @@ class Defense(nn.Module, ABC):
         """Make the defense that was saved, of its parts and with its settings."""
 
     @abstractmethod
-    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Solution | None]:
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Solution | GlobalSolution | None]:
         """Compute the outputs, and what they came from.
 
         Returns:
@@ -153,9 +156,9 @@ class MemoryDefense(Defense):
 
 
 class SavedNetwork(NamedTuple):
-    """A network, and what writes it into a directory."""
+    """A network, or what else a defense is made of, and what writes it into a directory."""
 
-    network: nn.Module
+    network: nn.Module | Pieces
     save: Callable[[Path, Any], None]
 
 

@@ -8,9 +8,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
-from otad_ray.cip import Regularity
-from otad_ray.defenses.base import CIP_NET_FOLDER, METRIC_FOLDER
-from otad_ray.memory import IntegrationConfig, NeighborMemory
+from otad_ray.cip import Pieces, Regularity
+from otad_ray.defenses.base import CIP_NET_FOLDER, METRIC_FOLDER, PIECE_ARRAYS, PIECES_FOLDER
+from otad_ray.memory import IntegrationConfig, NeighborMemory, PotentialConfig
+from otad_ray.memory.array_files import map_array
 from otad_ray.models import Backbone, CipNet, MetricNet, load_backbone, load_cip_net, load_metric_net
 from otad_ray.models.checkpoints import Family
 
@@ -43,6 +44,16 @@ class DefenseParts(Protocol):
     @property
     def cip_net(self) -> CipNet:
         """The net that approximates the solver."""
+        ...
+
+    @property
+    def potential(self) -> PotentialConfig:
+        """How smooth the potential over all training points is, and how far it moves them."""
+        ...
+
+    @property
+    def pieces(self) -> Pieces:
+        """The pieces of that potential, one for each training point."""
         ...
 
 
@@ -87,6 +98,21 @@ class SavedParts:
     @cached_property
     def cip_net(self) -> CipNet:
         return load_cip_net(self.directory / CIP_NET_FOLDER).to(self.memory.points.device)
+
+    @cached_property
+    def potential(self) -> PotentialConfig:
+        return PotentialConfig(smoothness=float(self.settings["smoothness"]), share=float(self.settings["share"]))
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        shapes = (tuple(self.memory.features.shape), (len(self.memory),))
+        folder = self.directory / self._description[PIECES_FOLDER]
+        return Pieces(
+            *(
+                map_array(folder / f"{name}.npy", shape).to(self.memory.features.device)
+                for name, shape in zip(PIECE_ARRAYS, shapes, strict=True)
+            )
+        )
 
     def read_network(self, folder: str, family: Family[Network]) -> Network:
         """Return the network that is saved in a folder of the defense."""

@@ -31,7 +31,8 @@ class LogModelConfig(JobConfig):
     """Options of the model job.
 
     Attributes:
-        defense: otad, otad_released (the authors' cross term), otad_nn, knn, net (undefended), plain_otad, plain_net,
+        defense: otad, otad_released (the authors' cross term), otad_nn, otad_global,
+            knn, net (undefended), plain_otad, plain_net,
             or a baseline that `otad defenses` lists.
         register: name in the model registry that gets it as a version.
     """

@@ -53,10 +53,12 @@ JOBS: Mapping[str, Job] = _by_name(
     Job(name="train_defense", config="DefenseJobConfig", run="run_defense_training", subject="defense"),
     Job(name="build_memory", config="JobConfig", run="run_memory_build"),
     Job(name="label_qcp", config="LabelJobConfig", run="run_label_job"),
+    Job(name="fit_potential", config="PotentialJobConfig", run="run_potential_job"),
     Job(name="train_cip_net", config="CipNetJobConfig", run="run_cip_net_training", default_preset="digits_vit"),
     Job(name="log_model", config="LogModelConfig", run="run_log_model"),
     Job(name="log_pending", config="LogPendingConfig", run="run_log_pending", default_preset=None, finding="pending"),
     Job(name="describe", config="DescribeConfig", run="run_describe", default_preset=None),
+    Job(name="draw_segment", config="SegmentConfig", run="run_segment", default_preset="mnist"),
     Job(name="benchmark", config="BenchmarkConfig", run="run_benchmark", default_preset="mnist"),
 )
 

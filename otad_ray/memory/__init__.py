@@ -18,6 +18,7 @@ from otad_ray.memory.labels import (
     label_weights,
 )
 from otad_ray.memory.neighbor_memory import NeighborMemory
+from otad_ray.memory.potential import FittedPotentials, PotentialConfig, fit_graph, measure_graph_rows, move_pieces
 from otad_ray.memory.search import DEFAULT_SEARCH, SEARCHES, SearchName, name_search, nearest_others
 from otad_ray.memory.search.verification import Verification
 
@@ -25,12 +26,15 @@ __all__ = [
     "DEFAULT_SEARCH",
     "RETRYABLE_LABELS",
     "SEARCHES",
+    "FittedPotentials",
     "IntegrationConfig",
     "NeighborMemory",
     "Neighborhood",
+    "PotentialConfig",
     "SearchName",
     "Verification",
     "approximate_feature",
+    "fit_graph",
     "integrate_neighbors",
     "label_features",
     "label_positions",
@@ -39,6 +43,8 @@ __all__ = [
     "label_weights",
     "make_column",
     "make_list_column",
+    "measure_graph_rows",
+    "move_pieces",
     "name_search",
     "nearest_others",
     "neighborhoods",

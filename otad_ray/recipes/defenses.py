@@ -11,12 +11,12 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from otad_ray.cip import CrossTerm, solver_fingerprint
+from otad_ray.cip import CrossTerm, Pieces, solver_fingerprint
 from otad_ray.defenses import DEFENSES, Defense
 from otad_ray.defenses.otad_nn import check_problem
 from otad_ray.errors import InputError
 from otad_ray.locations import resolve_path
-from otad_ray.memory import IntegrationConfig, NeighborMemory
+from otad_ray.memory import IntegrationConfig, NeighborMemory, PotentialConfig
 from otad_ray.models import Backbone, CipNet, MetricNet, load_cip_net
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.baselines.catalog import BASELINES
@@ -29,6 +29,7 @@ from otad_ray.recipes.baselines.recipe import (
 from otad_ray.recipes.baselines.settings import parse_changes
 from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.defense_source import NET, DefenseSource
+from otad_ray.recipes.global_potential.offsets import ensure_pieces
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
 from otad_ray.recipes.user_module import EXPECTED, build_module, digest_state
@@ -39,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 # OTAD-T-NN, whose CIP-net is trained, and labeled for, only if it is asked for.
 OTAD_NN = "otad_nn"
+# Over all training points, which must lie in the features' space: those of a vision transformer do not.
+_OTAD_GLOBAL, _SMALLER_SPACE = "otad_global", "vit"
 # KNN, whose net and training points an attacker of any defense of the preset knows.
 KNN_NAME = "knn"
 # "released" is the same with the authors' cross term, "plain" over a net without residual connections.
@@ -86,6 +89,14 @@ class PresetParts:
         if self.cip_net_directory is None:
             return ensure_cip_net(self.workspace).network
         return open_cip_net(self.workspace, self.cip_net_directory)
+
+    @property
+    def potential(self) -> PotentialConfig:
+        return self.workspace.preset.potential
+
+    @property
+    def pieces(self) -> Pieces:
+        return ensure_pieces(self.workspace)
 
 
 def find_defenses(
@@ -142,8 +153,11 @@ def expand_names(workspace: Workspace, names: Sequence[str]) -> tuple[str, ...]:
 
 def _list_fitting(workspace: Workspace) -> Iterator[str]:
     """Yield the names of the defenses that fit the data set; say which do not."""
-    is_residual = workspace.preset.backbone.architecture == _RESIDUAL_ARCHITECTURE
-    yield from (name for name in _OWN_NAMES if is_residual or not name.startswith(_PLAIN))
+    architecture = workspace.preset.backbone.architecture
+    for name in _OWN_NAMES:
+        needs = _RESIDUAL_ARCHITECTURE if name.startswith(_PLAIN) else architecture
+        if architecture == needs and not (name == _OTAD_GLOBAL and architecture == _SMALLER_SPACE):
+            yield name
     for name, entry in BASELINES.items():
         reason = explain_misfit(workspace, entry)
         if reason is None:

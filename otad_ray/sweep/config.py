@@ -16,7 +16,8 @@ class SweepConfig(ActorJobConfig):
     """Options of the sweep.
 
     Attributes:
-        defense: otad, otad_released (the authors' cross term), otad_nn (CIP-net in place of the solver), knn, net
+        defense: otad, otad_released (the authors' cross term), otad_nn (CIP-net in place of the solver),
+            otad_global (over all training points), knn, net
             (undefended), plain_otad and plain_net (without residual connections); the baselines that `otad defenses`
             lists; all, for every one of these that fits the data set; or path/to/file.py:function, which returns your
             own torch.nn.Module.

@@ -12,6 +12,7 @@ from otad_ray.training.cip_net import (
 from otad_ray.training.loop import LoopConfig
 from otad_ray.training.metric import MetricTrainingConfig, train_metric_net
 from otad_ray.training.objectives import accuracy, held_out_metric, mean_squared_error
+from otad_ray.training.offsets import OffsetTrainingConfig, train_offsets
 from otad_ray.training.state import EpochMetrics, TrainingState, TrainingStore
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "EpochMetrics",
     "LoopConfig",
     "MetricTrainingConfig",
+    "OffsetTrainingConfig",
     "SolvedRows",
     "TrainingConfig",
     "TrainingState",
@@ -32,4 +34,5 @@ __all__ = [
     "train_backbone",
     "train_cip_net",
     "train_metric_net",
+    "train_offsets",
 ]

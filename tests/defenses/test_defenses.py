@@ -163,7 +163,7 @@ def test_broken_defenses_are_refused(tmp_path: Path, net, memory) -> None:
     KNN(net, memory, 3).save(saved)
     description = json.loads((saved / "defense.json").read_text())
     for change, message in [
-        ({"kind": "magic"}, "unknown defense 'magic'.*known: otad, otad_nn, knn, undefended"),
+        ({"kind": "magic"}, "unknown defense 'magic'.*known: otad, otad_nn, otad_global, knn, undefended"),
         ({"memory": "../gone"}, "does not exist"),
         ({"settings": {}}, "cannot be used"),
     ]:

@@ -178,5 +178,6 @@ def test_model_is_logged_and_registered_once(
 
 
 def test_bad_input() -> None:
-    with pytest.raises(InputError, match="unknown defense 'otat'; known: otad, otad_released, otad_nn, knn, net"):
+    known = "otad, otad_released, otad_nn, otad_global, knn, net"
+    with pytest.raises(InputError, match=f"unknown defense 'otat'; known: {known}"):
         LogModelConfig(preset=PRESETS["digits"], defense="otat")

@@ -1,5 +1,6 @@
 """Attack records: one row per sample, attack and budget, verified afresh by the real defense."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.attacks import Attack, AttackResult, Budget, Streams
-from otad_ray.cip import Status
+from otad_ray.cip import Solution, Status
 from otad_ray.data import Batch
 from otad_ray.defenses import MemoryDefense
 from otad_ray.errors import InputError
@@ -37,6 +38,9 @@ _CLEAN_COLUMNS = (
 SKIPPED_COLUMNS = (*_CLEAN_COLUMNS, "broken")
 # The solver's columns that are recorded for the clean input too.
 _CLEAN_SOLVER = ("solver_status", "relaxations")
+
+# What records say of defenses that relax no regularity.
+_NOT_RELAXED: Mapping[str, Any] = {"relaxations": -1, "smoothness_used": np.nan, "strong_convexity_used": np.nan}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,12 +211,15 @@ def _measure_feature_distance(clean: Outputs, attacked: Outputs, comparable: Ten
 
 
 def _read_solver(outputs: Outputs) -> dict[str, Any]:
-    """Return the columns of the solver; "", -1 and NaN for a defense that solves nothing."""
+    """Return the columns of the solver; "", -1 and NaN for a defense that solves nothing, or relaxes nothing."""
     solution = outputs.solution
     if solution is None:
-        return {"solver_status": "", "relaxations": -1, "smoothness_used": np.nan, "strong_convexity_used": np.nan}
+        return {"solver_status": "", **_NOT_RELAXED}
+    status = [Status(code).label for code in solution.status.tolist()]
+    if not isinstance(solution, Solution):
+        return {"solver_status": status, **_NOT_RELAXED}
     return {
-        "solver_status": [Status(code).label for code in solution.status.tolist()],
+        "solver_status": status,
         "relaxations": solution.relaxations,
         "smoothness_used": solution.smoothness_used,
         "strong_convexity_used": solution.strong_convexity_used,

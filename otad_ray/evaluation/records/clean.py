@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.certification import Certificate
-from otad_ray.cip import Status
+from otad_ray.cip import Solution, Status
 from otad_ray.data import Batch
 from otad_ray.evaluation.records.schema import RecordStatus
 from otad_ray.evaluation.records.verification import NO_PREDICTION, Outputs, ask_defense
@@ -114,7 +114,7 @@ def evaluation_records(batch: Batch, defenses: Mapping[str, nn.Module], *, solve
     for name, outputs in answers.items():
         columns[f"prediction_{name}"] = _predict(outputs, batch)["prediction"]
     solved, reference = answers[solved_by], answers[net].feature
-    assert solved.solution is not None
+    assert isinstance(solved.solution, Solution)
     assert solved.feature is not None
     assert reference is not None
     columns["relaxations"] = solved.solution.relaxations.cpu().numpy()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from otad_ray.attacks import Budget, Norm, Streams
-from otad_ray.cip import Solution, Status
+from otad_ray.cip import GlobalSolution, Solution, Status
 from otad_ray.defenses import Defense
 from otad_ray.defenses.randomness import answer_by_row, is_random
 from otad_ray.evaluation.foreign_module import cast_logits
@@ -27,7 +27,7 @@ _REPEAT_RTOL, _REPEAT_ATOL = 1e-5, 1e-6
 class DetailedDefense(Protocol):
     """A defense that tells how it came to its logits, as all of `otad_ray.defenses` do."""
 
-    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Solution | None]:
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor | None, Solution | GlobalSolution | None]:
         """Return what `forward` returns (B, C), the feature (B, D) before the head or None, the solution or None."""
         ...
 
@@ -44,7 +44,7 @@ class Outputs:
 
     logits: Tensor
     feature: Tensor | None
-    solution: Solution | None
+    solution: Solution | GlobalSolution | None
 
     @property
     def solved(self) -> Tensor:

@@ -1,0 +1,61 @@
+"""The direction from the best right piece to the best wrong one, for a defense over all training points."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from otad_ray.attacks.attack import Cost, Target
+from otad_ray.attacks.goals import Goal
+from otad_ray.attacks.gradients.standard import Evaluation, ExactGradient
+from otad_ray.defenses import OTADGlobal
+
+
+@dataclass(frozen=True)
+class PieceGradient:
+    """The exact gradient and, for `otad_global`, the step towards the best wrong piece, each normalized, summed.
+
+    Where one piece alone is active the exact gradient is zero. The direction `z_j - z_i` from the largest piece i that
+    the head gives to the label to the largest piece j of another class, at the proximal point, leads across from there.
+    Of other defenses it is the exact gradient alone.
+    """
+
+    @property
+    def cost(self) -> Cost:
+        return Cost(1, 1)
+
+    def __call__(self, target: Target, moved: Tensor, goal: Goal) -> Evaluation:
+        found = ExactGradient()(target, moved, goal)
+        if not isinstance(target.defense, OTADGlobal) or target.y.is_floating_point():
+            return found
+        direction = find_piece_direction(target.defense, moved, target.y)
+        gradient = _normalize(found.gradient) + _normalize(direction)
+        return Evaluation(found.logits, gradient, found.queries + 1, found.gradient_queries)
+
+
+def find_piece_direction(defense: OTADGlobal, inputs: Tensor, labels: Tensor) -> Tensor:
+    """Return the direction (B, *shape) in which the best wrong piece gains most on the best right one.
+
+    Args:
+        defense: the defense.
+        inputs: (B, *shape).
+        labels: the classes (B,) to leave. A sample without right or without wrong pieces gets zero.
+    """
+    pieces = defense.pieces
+    with torch.no_grad():
+        places = defense.integrate(inputs).proximal
+        right = pieces.find_largest_where(places, defense.piece_classes, labels, equal=True)
+        wrong = pieces.find_largest_where(places, defense.piece_classes, labels, equal=False)
+        features = pieces.features.detach()
+        across = features[wrong.clamp_min(0)] - features[right.clamp_min(0)]
+        across = across * ((right >= 0) & (wrong >= 0)).unsqueeze(1)
+    with torch.enable_grad():
+        moved = inputs.detach().requires_grad_()
+        _, points = defense.locate(moved)
+        (direction,) = torch.autograd.grad((points * across.to(points)).sum(), moved)
+    return direction
+
+
+def _normalize(direction: Tensor) -> Tensor:
+    norms = direction.flatten(1).norm(dim=1).clamp_min(torch.finfo(direction.dtype).tiny)
+    return direction / norms.view(-1, *[1] * (direction.dim() - 1))

@@ -1,0 +1,196 @@
+"""The affine pieces whose maximum the global potential smooths, and the search for those of largest value.
+
+Piece i is `f_i(w) = <z_i, w> + c_i`. Products with all pieces are formed in the dtype of the features, a block of
+pieces at a time, and the largest are measured again in float64. How far such a product may be off is known, so that a
+bound on the pieces that were not measured comes with every answer.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from otad_ray.errors import InputError
+
+# Bytes of the products with a block of pieces, and of the gathered features of a few rows.
+_BLOCK_BYTES = 16 << 20
+
+
+class Largest(NamedTuple):
+    """Pieces of largest value at B places.
+
+    Attributes:
+        pieces: Positions of the pieces (B, k), int64, by falling value up to rounding of the products.
+        values: Their values (B, k), measured in float64.
+        bound: No other piece has a larger value (B,), float64; -inf if there is no other.
+    """
+
+    pieces: Tensor
+    values: Tensor
+    bound: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Pieces:
+    """N affine functions `f_i(w) = <z_i, w> + c_i`, of which the maximum is taken.
+
+    Attributes:
+        features: The slopes `z_i` (N, D), float32 or float64; a mapped file serves.
+        offsets: The `c_i` (N,), float64, on the same device.
+
+    Raises:
+        InputError: For shapes, types or values that do not fit.
+    """
+
+    features: Tensor
+    offsets: Tensor
+
+    def __post_init__(self) -> None:
+        features, offsets = self.features, self.offsets
+        if features.dim() != 2 or 0 in features.shape:
+            raise InputError(f"features must be (N, D) with N and D at least 1, got {tuple(features.shape)}")
+        if features.dtype not in (torch.float32, torch.float64) or offsets.dtype != torch.float64:
+            raise InputError(
+                f"features must be float32 or float64 and offsets float64, got {features.dtype} and {offsets.dtype}"
+            )
+        if offsets.shape != features.shape[:1]:
+            raise InputError(f"need one offset for each of {len(features)} features, got {tuple(offsets.shape)}")
+        if not bool(torch.isfinite(offsets).all()) or not self.largest_norm < torch.inf:
+            raise InputError("features or offsets hold NaN or infinite values; remove or repair those rows")
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    @property
+    def dimension(self) -> int:
+        """D."""
+        return self.features.shape[1]
+
+    @cached_property
+    def largest_norm(self) -> float:
+        """The largest `|z_i|`, rounded up; NaN or infinite if a feature is."""
+        features = self.features.detach()
+        norms = [block.double().norm(dim=1).amax() for block in features.split(self._block(8 * self.dimension))]
+        return float(torch.stack(norms).amax()) * (1 + 1e-12)
+
+    @cached_property
+    def largest_offset(self) -> float:
+        """The largest `|c_i|`."""
+        return float(self.offsets.detach().abs().amax())
+
+    @cached_property
+    def _product_offsets(self) -> Tensor:
+        """The offsets in the dtype that products are formed in."""
+        return self.offsets.detach().to(self.features.dtype)
+
+    def rounding(self, places: Tensor, dtype: torch.dtype) -> Tensor:
+        """Bound (B,) on the error of a value at places w (B, D) that is computed in `dtype`, in any order of sums."""
+        size = places.double().norm(dim=1) * self.largest_norm + self.largest_offset
+        return (self.dimension + 8) * torch.finfo(dtype).eps * size
+
+    def take(self, index: Tensor) -> Tensor:
+        """Return the features (B, k, D), float64, of pieces at positions index (B, k)."""
+        return self.features.detach()[index].double()
+
+    def measure(self, index: Tensor, places: Tensor) -> Tensor:
+        """Return the values (B, k), float64, of pieces at positions index (B, k) at places w (B, D)."""
+        blocks = max(1, _BLOCK_BYTES // (8 * index.shape[1] * self.dimension))
+        parts = [
+            (self.take(near) @ rows.double().unsqueeze(2)).squeeze(2)
+            for near, rows in zip(index.split(blocks), places.split(blocks), strict=True)
+        ]
+        return torch.cat(parts) + self.offsets.detach()[index]
+
+    def values(self, places: Tensor) -> Tensor:
+        """Return the values (B, N), float64, of all pieces at places w (B, D), by products in float64."""
+        found = places.new_empty(len(places), len(self), dtype=torch.float64)
+        block = self._block(8 * max(self.dimension, len(places)))
+        for start in range(0, len(self), block):
+            part = slice(start, start + block)
+            torch.addmm(
+                self.offsets.detach()[part],
+                places.double(),
+                self.features.detach()[part].double().T,
+                out=found[:, part],
+            )
+        return found
+
+    def find_largest(self, places: Tensor, count: int, exclude: Tensor | None = None) -> Largest:
+        """Find the pieces of largest value.
+
+        Args:
+            places: w (B, D).
+            count: Pieces sought for each, at most N, or N - 1 where one is excluded.
+            exclude: A piece (B,) for each place that does not count.
+        """
+        rows = places.to(self.features.dtype)
+        block = self._block(rows.element_size() * max(1, len(rows)))
+        best = rows.new_empty(len(rows), 0)
+        index = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
+        # One more than is asked for bounds the others.
+        wanted = min(count + 1, len(self) - (exclude is not None))
+        for start in range(0, len(self), block):
+            part = slice(start, start + block)
+            products = torch.addmm(self._product_offsets[part], rows, self.features.detach()[part].T)
+            _leave_out(products, exclude, start)
+            values, near = products.topk(min(wanted, products.shape[1]), dim=1)
+            best, index = torch.cat([best, values], 1), torch.cat([index, near + start], 1)
+            if best.shape[1] > wanted:
+                best, order = best.topk(wanted, dim=1)
+                index = index.gather(1, order)
+        order = best.argsort(dim=1, descending=True)
+        best, index = best.gather(1, order), index.gather(1, order)
+        chosen = index[:, :count]
+        bound = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
+        if wanted > count:
+            bound = best[:, -1].double() + self.rounding(places, rows.dtype)
+        return Largest(chosen, self.measure(chosen, places), bound)
+
+    def find_largest_exactly(self, places: Tensor, count: int, exclude: Tensor | None = None) -> Largest:
+        """Find what `find_largest` does by products in float64, which are slower and leave tight bounds."""
+        wanted = min(count + 1, len(self) - (exclude is not None))
+        products = self.values(places)
+        _leave_out(products, exclude, 0)
+        values, index = products.topk(wanted, dim=1)
+        bound = torch.full((len(places),), -torch.inf, dtype=torch.float64, device=places.device)
+        if wanted > count:
+            bound = values[:, -1] + self.rounding(places, torch.float64)
+        return Largest(index[:, :count], values[:, :count], bound)
+
+    def find_largest_where(self, places: Tensor, classes: Tensor, labels: Tensor, *, equal: bool) -> Tensor:
+        """Find the largest piece of each place's class, or of any other class, by products alone.
+
+        Args:
+            places: w (B, D).
+            classes: The class of each piece (N,), int64.
+            labels: The class (B,) of each place.
+            equal: Whether pieces of that class are sought, or all others.
+
+        Returns:
+            Positions (B,), int64; -1 where there is no such piece.
+        """
+        rows = places.to(self.features.dtype)
+        best = rows.new_full((len(rows),), -torch.inf)
+        found = torch.full((len(rows),), -1, dtype=torch.int64, device=rows.device)
+        block = self._block(rows.element_size() * max(1, len(rows)))
+        for start in range(0, len(self), block):
+            part = slice(start, start + block)
+            products = torch.addmm(self._product_offsets[part], rows, self.features.detach()[part].T)
+            fits = (classes[part].unsqueeze(0) == labels.to(classes).unsqueeze(1)) == equal
+            values, near = products.masked_fill(~fits, -torch.inf).max(dim=1)
+            found = torch.where(values > best, near + start, found)
+            best = torch.maximum(values, best)
+        return found
+
+    def _block(self, piece_bytes: int) -> int:
+        """Return how many pieces are taken at a time if each takes so many bytes."""
+        return max(1, _BLOCK_BYTES // piece_bytes)
+
+
+def _leave_out(products: Tensor, exclude: Tensor | None, start: int) -> None:
+    """Set the products (B, M) with the pieces from `start` on to -inf where the piece is the excluded one (B,)."""
+    if exclude is not None:
+        rows = ((exclude >= start) & (exclude < start + products.shape[1])).nonzero().squeeze(1)
+        products[rows, exclude[rows] - start] = -torch.inf

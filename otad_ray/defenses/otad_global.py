@@ -1,0 +1,124 @@
+"""OTAD over all training points: one convex and smooth potential, so that no neighbor set changes under an input."""
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from otad_ray.artifacts import atomic_file
+from otad_ray.cip import GlobalSolution, Pieces, integrate_globally
+from otad_ray.cip.global_program.integration import check_smoothness
+from otad_ray.defenses.base import PIECE_ARRAYS, PIECES_FOLDER, MemoryDefense, SavedNetwork
+from otad_ray.defenses.parts import DefenseParts, SavedParts
+from otad_ray.errors import InputError
+from otad_ray.memory import NeighborMemory
+from otad_ray.memory.potential import check_point_space
+from otad_ray.models import Backbone, MetricNet
+from otad_ray.stages import stage
+
+# What pieces may differ by from the memory's features moved by the share: float32 rounding.
+_TOLERANCE = 1e-4
+_CHECKED_ROWS = 16
+_BLOCK_ROWS = 8192
+
+
+class OTADGlobal(MemoryDefense):
+    """Logits of the gradient of one convex, L-smooth potential over all training points.
+
+    The feature is L-Lipschitz in the point everywhere, for any offsets of the pieces, and its gradient is exact.
+    """
+
+    kind = "otad_global"
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        memory: NeighborMemory,
+        pieces: Pieces,
+        *,
+        smoothness: float,
+        share: float,
+        metric: MetricNet | None = None,
+    ) -> None:
+        """Hold the parts.
+
+        Args:
+            backbone: The network whose features the memory keeps.
+            memory: The training points.
+            pieces: The potential's, one for each training point, as `move_pieces` makes them.
+            smoothness: L.
+            share: beta, by which the pieces' features are moved.
+            metric: The net that the memory was built with, if there is one; nothing is searched by it here.
+
+        Raises:
+            InputError: For an L that is not above 0, and for pieces whose features are not the memory's.
+        """
+        super().__init__(backbone, memory, metric)
+        check_smoothness(smoothness)
+        check_point_space(memory)
+        _check_pieces(memory, pieces, share)
+        self.pieces, self.smoothness, self.share = pieces, smoothness, share
+
+    @classmethod
+    def from_parts(cls, parts: DefenseParts) -> Self:
+        settings = {"smoothness": parts.potential.smoothness, "share": parts.potential.share}
+        return cls(parts.backbone, parts.memory, parts.pieces, metric=parts.metric, **settings)
+
+    @classmethod
+    def load(cls, saved: SavedParts) -> Self:
+        return cls.from_parts(saved)
+
+    @cached_property
+    def piece_classes(self) -> Tensor:
+        """The class that the head gives to the feature of each piece (N,), int64."""
+        parameter = next(self.backbone.parameters())
+        with torch.no_grad():
+            blocks = self.pieces.features.detach().split(_BLOCK_ROWS)
+            return torch.cat([self.backbone.head(block.to(parameter)).argmax(1) for block in blocks])
+
+    def integrate(self, inputs: Tensor) -> GlobalSolution:
+        """Return the solution of inputs (B, *shape), differentiable in them."""
+        _, points = self.locate(inputs)
+        with stage("solve"):
+            return integrate_globally(points.to(self.pieces.features.device), self.pieces, self.smoothness)
+
+    def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, GlobalSolution]:
+        """Logits (B, C), features (B, D), and the solution."""
+        solution = self.integrate(inputs)
+        feature = solution.feature.to(inputs.device)
+        with stage("model"):
+            return self.backbone.head(feature), feature, solution
+
+    def settings(self) -> dict[str, Any]:
+        return {"smoothness": self.smoothness, "share": self.share}
+
+    def identity(self) -> dict[str, Any]:
+        """Return the kind, the settings, and the fingerprints of the parts; memory and share say the features."""
+        offsets = self.pieces.offsets.detach().cpu().numpy()
+        return super().identity() | {"offsets": hashlib.sha256(offsets.tobytes()).hexdigest()}
+
+    def networks(self) -> dict[str, SavedNetwork]:
+        """Return what is saved with it, by folder: the networks, and the pieces as arrays that are mapped."""
+        return super().networks() | {PIECES_FOLDER: SavedNetwork(self.pieces, _save_pieces)}
+
+
+def _save_pieces(directory: Path, pieces: Pieces) -> None:
+    for name in PIECE_ARRAYS:
+        with atomic_file(directory / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, getattr(pieces, name).detach().cpu().numpy())
+
+
+def _check_pieces(memory: NeighborMemory, pieces: Pieces, share: float) -> None:
+    """Raise InputError unless the pieces' features are the memory's, moved by `share`, as its first rows show."""
+    expected = torch.lerp(memory.points[:_CHECKED_ROWS], memory.features[:_CHECKED_ROWS], share)
+    found = pieces.features.detach()[:_CHECKED_ROWS].to(expected)
+    agrees = pieces.features.shape == memory.features.shape
+    if not (agrees and bool((found - expected).norm() <= _TOLERANCE * expected.norm())):
+        raise InputError(
+            f"these {len(pieces)} pieces of dimension {pieces.dimension} are not those of {memory.directory}, "
+            f"{tuple(memory.features.shape)}, with share {share}; make them of that memory with move_pieces"
+        )

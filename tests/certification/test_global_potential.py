@@ -1,0 +1,220 @@
+"""Certificates of the potential over all training points: held by attacks, and what a false one would claim."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from otad_ray.attacks.goals import margin
+from otad_ray.attacks.gradients import find_piece_direction
+from otad_ray.certification import certified_radius
+from otad_ray.certification.margins import AffineHead
+from otad_ray.cip import CuttingPlanes, Pieces, Status, fit_potentials
+from otad_ray.cip.global_program import find_neighbors
+from otad_ray.data import data_set, load_all, open_split
+from otad_ray.defenses import OTADGlobal
+from otad_ray.errors import InputError
+from otad_ray.memory import NeighborMemory, PotentialConfig, move_pieces
+from otad_ray.models import BackboneConfig, build_backbone
+from otad_ray.training import TrainingConfig, train_backbone
+
+ORIGINAL_SOLVE = CuttingPlanes.solve
+
+
+def make_defense(net, memory: NeighborMemory, config: PotentialConfig) -> OTADGlobal:
+    potentials = fit_potentials(memory.points, memory.features, find_neighbors(memory.points, 10))
+    pieces = move_pieces(memory, potentials, config)
+    return OTADGlobal(net, memory, pieces, smoothness=config.smoothness, share=config.share).eval()
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[OTADGlobal, Tensor, Tensor]:
+    """The defense over the training digits, with test digits and their labels."""
+    train, test = (load_all(open_split(data_set("digits"), part)) for part in ("train", "test"))
+    torch.manual_seed(0)
+    net = build_backbone(BackboneConfig(), shape=tuple(train.x.shape[1:]), num_outputs=10)
+    train_backbone(net, train.x, train.y, TrainingConfig(epochs=12, energy_weight=0.01, learning_rate=0.05))
+    net.eval()
+    points = train.x.flatten(1)
+    with torch.no_grad():
+        features = net.features(points)
+    memory = NeighborMemory.build(
+        tmp_path_factory.mktemp("memory") / "digits",
+        None,
+        [points],
+        [features],
+        [train.y],
+        [train.ids],
+        provenance={"backbone": net.fingerprint()},
+    )
+    return make_defense(net, memory, PotentialConfig(smoothness=3.0, share=0.8)), test.x, test.y
+
+
+def normalize(direction: Tensor) -> Tensor:
+    return direction / direction.flatten(1).norm(dim=1).clamp_min(1e-30).view(-1, *[1] * (direction.dim() - 1))
+
+
+def margin_gradient(defense: OTADGlobal, inputs: Tensor, labels: Tensor) -> Tensor:
+    with torch.enable_grad():
+        moved = inputs.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(margin(defense(moved), labels).sum(), moved)
+    return gradient
+
+
+def is_broken(defense: OTADGlobal, x: Tensor, radius: Tensor, steps: int = 30) -> Tensor:
+    """Return which samples (n,) change their class within their own radius (n,), by any of three attacks.
+
+    They follow the exact gradient, the direction between pieces, and both.
+    """
+    labels = defense(x).argmax(1)
+    size = radius.float().view(-1, *[1] * (x.dim() - 1))
+    broken = torch.zeros(len(x), dtype=torch.bool)
+    for exact, pieces in ((1, 0), (0, 1), (1, 1)):
+        step = torch.zeros_like(x)
+        for _ in range(steps):
+            here = x + step
+            direction = exact * normalize(margin_gradient(defense, here, labels))
+            direction = direction + pieces * normalize(find_piece_direction(defense, here, labels))
+            step = step + 0.2 * size * normalize(direction)
+            norm = step.flatten(1).norm(dim=1).view(size.shape)
+            step = step * (size / norm.clamp_min(1e-30)).clamp_max(1)
+            broken |= defense(x + step).argmax(1) != labels
+    return broken
+
+
+@torch.no_grad()
+def test_no_attack_breaks_a_certified_digit(digits: tuple[OTADGlobal, Tensor, Tensor]) -> None:
+    defense, x, y = digits
+    x, y = x[:150], y[:150]
+    radius, method = certified_radius(defense, x)
+    assert float((defense(x).argmax(1) == y).double().mean()) > 0.9
+    assert float((radius > 0.1).double().mean()) > 0.8
+    assert {name != "" for name in method} == set((radius > 0).tolist())
+    assert not is_broken(defense, x, 0.999 * radius).any()
+    # The attack is one that would have found more: a radius that is a little too large is caught.
+    assert is_broken(defense, x, 1.25 * radius).any()
+
+
+@torch.no_grad()
+def test_a_margin_above_that_of_the_feature_would_be_caught(
+    digits: tuple[OTADGlobal, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pieces that are active together tie: without the bound on m the grid would grant m / L for nothing."""
+    defense, x, _ = digits
+    x = x[:150]
+    honest = certified_radius(defense, x).radius
+    depths = AffineHead.depths
+
+    def grant_more(head: AffineHead, logits: Tensor, rounding: Tensor, predicted: int) -> Tensor:
+        found = depths(head, logits, rounding, predicted)
+        # One row of logits is that of the feature itself, the others are those of the pieces.
+        return 2 * found if len(logits) == 1 else found
+
+    monkeypatch.setattr(AffineHead, "depths", grant_more)
+    planted = certified_radius(defense, x).radius
+    assert float((planted > 1.01 * honest).double().mean()) > 0.2
+    assert is_broken(defense, x, 0.999 * planted).any()
+
+
+@torch.no_grad()
+def test_the_radius_contains_both_certificates_that_it_combines(digits: tuple[OTADGlobal, Tensor, Tensor]) -> None:
+    """In plain loops: the Lipschitz bound n(z) / L, and T(0) over bisectors of all pairs of pieces."""
+    defense, x, _ = digits
+    x = x[:12]
+    radius, _ = certified_radius(defense, x)
+    logits, _, solution = defense.forward_details(x)
+    weight, bias = (
+        tensor.detach().double() for tensor in (defense.backbone.classifier.weight, defense.backbone.classifier.bias)
+    )
+    features = defense.pieces.features.double()
+    values = solution.proximal @ features.T + defense.pieces.offsets
+
+    def depth(feature: Tensor, own: int) -> float:
+        others = [b for b in range(10) if b != own]
+        margins = [(weight[own] - weight[b]) @ feature + bias[own] - bias[b] for b in others]
+        return min(float(m / (weight[own] - weight[b]).norm()) for m, b in zip(margins, others, strict=True))
+
+    for row in range(len(x)):
+        own = int(logits[row].argmax())
+        lipschitz = depth(solution.feature[row].double(), own) / defense.smoothness
+        margins = features @ (weight[own] - weight).T + bias[own] - bias
+        margins = margins / (weight[own] - weight).norm(dim=1).clamp_min(1e-30)
+        margins[:, own] = torch.inf
+        wrong = (margins.amin(1) <= 0).nonzero().squeeze(1)
+        ratio = (values[row].unsqueeze(1) - values[row, wrong]) / torch.cdist(features, features[wrong]).clamp_min(
+            1e-30
+        )
+        bisectors = max(0.0, float(ratio.amax(0).min()))
+        assert float(radius[row]) >= max(lipschitz, bisectors) - 5e-3
+        assert float(radius[row]) <= lipschitz + 2 * bisectors + 1e-6
+
+
+def flat_defense(build, points: Tensor, features: Tensor, **settings: float) -> OTADGlobal:
+    return make_defense(*build(points, features), PotentialConfig(**{"share": 1.0, **settings}))
+
+
+@torch.no_grad()
+def test_methods_by_what_proves_the_radius(build) -> None:
+    """Two classes far apart, each with one feature: at a point the feature is exact, and bisectors reach further."""
+    features = torch.eye(3, 4)[torch.arange(40) // 20]
+    points = 3 * features + 0.01 * torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+    defense = flat_defense(build, points, features, smoothness=2.0)
+    radius, method = certified_radius(defense, points[:3])
+    lipschitz = 2**0.5 / 2 / 2.0
+    assert (radius > 1.5 * lipschitz).all()
+    assert set(method) <= {"power_bisectors", "lipschitz_and_bisectors"}
+    # Between the classes pieces of both are active.
+    middle = torch.tensor([[1.6, 1.4, 0, 0]])
+    radius, method = certified_radius(defense, middle)
+    assert method == (["lipschitz"] if float(radius) > 0 else [""])
+
+
+@torch.no_grad()
+def test_a_row_that_failed_gets_no_radius(digits: tuple[OTADGlobal, Tensor, Tensor], monkeypatch) -> None:
+    defense, x, _ = digits
+    monkeypatch.setattr(CuttingPlanes, "solve", lambda _, *given: ORIGINAL_SOLVE(CuttingPlanes(max_rounds=1), *given))
+    _, _, solution = defense.forward_details(x[:40])
+    radius, method = certified_radius(defense, x[:40])
+    failed = solution.status == Status.FAILED
+    assert failed.any()
+    assert (radius[failed] == 0).all()
+    assert all(name == "" for name, lost in zip(method, failed.tolist(), strict=True) if lost)
+
+
+@torch.no_grad()
+def test_an_input_that_is_not_finite_gets_no_radius(digits: tuple[OTADGlobal, Tensor, Tensor]) -> None:
+    defense, x, _ = digits
+    x = x[:2].clone()
+    x[0, 0, 0, 0] = torch.nan
+    radius, method = certified_radius(defense, x)
+    assert float(radius[0]) == 0
+    assert method[0] == ""
+    assert float(radius[1]) > 0
+
+
+@torch.no_grad()
+def test_one_class_alone_is_certified_within_a_cap(build) -> None:
+    points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    defense = flat_defense(build, points, torch.eye(3, 4)[torch.zeros(30, dtype=torch.int64)])
+    radius, _ = certified_radius(defense, points[:2])
+    assert (radius > 0.5).all()
+    assert torch.isfinite(radius).all()
+
+
+def test_a_regression_head_is_refused(build) -> None:
+    points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
+    net, memory = build(points, points, 1)
+    defense = make_defense(net, memory, PotentialConfig())
+    with pytest.raises(InputError, match="regression"):
+        certified_radius(defense, points[:2])
+
+
+@torch.no_grad()
+def test_changed_pieces_are_certified_anew(digits: tuple[OTADGlobal, Tensor, Tensor]) -> None:
+    defense, x, _ = digits
+    before = certified_radius(defense, x[:20]).radius
+    offsets = defense.pieces.offsets + torch.randn(len(defense.pieces), dtype=torch.float64)
+    other = OTADGlobal(
+        defense.backbone, defense.memory, Pieces(defense.pieces.features, offsets), smoothness=3.0, share=0.8
+    )
+    assert not torch.equal(certified_radius(other, x[:20]).radius, before)
+    assert torch.equal(certified_radius(defense, x[:20]).radius, before)
