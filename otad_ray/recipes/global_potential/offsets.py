@@ -12,6 +12,7 @@ from otad_ray.errors import InputError
 from otad_ray.machine import versions
 from otad_ray.memory import move_pieces
 from otad_ray.memory.array_files import map_array
+from otad_ray.recipes.approximate_search import identify_search
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.global_potential.potentials import GraphTask, ensure_potentials
 from otad_ray.recipes.memory import ensure_memory
@@ -46,11 +47,12 @@ def trained_directory(workspace: Workspace) -> Path:
 
 def _identify(workspace: Workspace) -> dict[str, Any]:
     """Return what trained offsets depend on, of JSON types."""
-    preset = workspace.preset
+    preset, memory = workspace.preset, ensure_memory(workspace)
     return {
-        "memory": ensure_memory(workspace).fingerprint,
+        "memory": memory.fingerprint,
         "potential": to_jsonable(preset.potential),
         "training": to_jsonable(preset.offset_training),
+        **identify_search(str(memory.search_name)),
     }
 
 
