@@ -71,13 +71,22 @@ def _check_precision(inputs: Tensor) -> None:
     """The allowances for rounding are those of float32."""
     if inputs.dtype != torch.float32:
         raise InputError(f"certificates are for float32 inputs, got {inputs.dtype}; predictions are made in float32")
-    precision = torch.get_float32_matmul_precision()
+    precision = _find_precision()
     if precision != "highest" or torch.is_autocast_enabled(inputs.device.type):
         found = "autocast is on" if precision == "highest" else f"float32_matmul_precision is {precision!r}"
         raise InputError(
             f"certificates need float32 matrix products, {found}; call torch.set_float32_matmul_precision('highest') "
             "outside of autocast, here and wherever the defense predicts"
         )
+
+
+def _find_precision() -> str:
+    """Return the precision of float32 matrix products, "highest" if they are not rounded further."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        # Set by PyTorch's newer names, one for each kind of product and device.
+        return "set for some products only"
 
 
 def _check(call: str, returned: Any, count: int) -> Certificate:

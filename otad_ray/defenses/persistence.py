@@ -17,7 +17,7 @@ def load_defense(directory: str | Path, *, search: str = "torch", device: str | 
 
     Args:
         directory: Where it was saved.
-        search: How its memory is searched, "torch" or "faiss": the results are the same.
+        search: How its memory is searched: torch, or faiss with the same results, or what else `SearchName` reads.
         device: Where its networks and its memory are put.
 
     Returns:

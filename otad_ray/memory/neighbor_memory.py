@@ -63,7 +63,9 @@ class NeighborMemory:
         self.search_name = SearchName.parse(search)
         largest = float(manifest["largest_key_norm"])
         self._exact = ExactSearch(self.keys, sketch)
-        self._search = open_search(self.search_name, self.keys, largest, self._exact, directory)
+        self._search = open_search(
+            self.search_name, self.keys, largest, self._exact, directory, digest=manifest["sha256"]
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -159,13 +161,15 @@ class NeighborMemory:
         """Say, exactly, which answers of any other index are wrong.
 
         Args:
-            queries: (B, E), the keys that neighbors were sought for.
-            answers: (B, K) int64, the positions in this memory that the index gave, in any order.
+            queries: (B, E), the keys that neighbors were sought for; tensors or arrays.
+            answers: (B, K), whole numbers, the positions in this memory that the index gave, in any order.
 
         Raises:
             InputError: for queries or answers of another shape or type.
         """
-        if answers.dim() != 2 or len(answers) != len(queries) or answers.is_floating_point():
+        queries, answers = torch.as_tensor(queries), torch.as_tensor(answers)
+        whole = not (answers.is_floating_point() or answers.is_complex() or answers.dtype == torch.bool)
+        if answers.dim() != 2 or len(answers) != len(queries) or not whole:
             raise InputError(
                 f"answers must be positions (B, K) for B = {len(queries)} queries, got {tuple(answers.shape)} of "
                 f"{answers.dtype}"

@@ -23,7 +23,7 @@ class DefenseSource:
         location: a directory that `load_defense` reads, or `file.py:function`, which builds a user's module.
         surrogate: directory of a defense whose net and training points an attacker knows.
         fingerprint: changes when the defense does.
-        search: how memories are searched; it changes no result.
+        search: how memories are searched, as `SearchName` reads it.
         net: name of the undefended net that shows how strong attacks are.
         state: digest of the parameters and buffers of a user's module; None for others.
         max_samples: the most samples that it is asked for, because it is slow; None for all.

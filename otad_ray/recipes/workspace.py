@@ -38,7 +38,7 @@ class Workspace:
         started: when it was opened, in seconds since 1970: the start of the job, for its tracked runs.
         build: whether a missing input may be made.
         pool: the workers for shards.
-        search: how memories are searched; it changes no result.
+        search: how memories are searched, as `SearchName` reads it; only an approximate one changes results.
         root: the storage root.
         tracking_uri: the MLflow store.
         folders: where data sets lie.

@@ -110,10 +110,18 @@ def test_any_of_the_keys_at_the_last_distance_is_a_right_answer(tmp_path: Path) 
     assert memory.verify(torch.zeros(1, 1), torch.tensor([[0, 4]])).wrong.tolist() == [[False, True]]
 
 
+def test_a_key_at_the_last_distance_in_place_of_a_nearer_one_is_wrong(tmp_path: Path) -> None:
+    memory = build_memory(tmp_path / "memory", torch.tensor([[0.0], [1.0], [-1.0], [1.0], [3.0]]))
+    found = memory.verify(torch.zeros(2, 1), torch.tensor([[1, 2, 3], [3, 0, 1]]))
+    assert found.wrong.tolist() == [[False, False, True], [False, False, False]]
+
+
 def test_verify_refuses_what_are_no_answers(tmp_path: Path) -> None:
     memory = build_memory(tmp_path / "memory", torch.rand(5, 3))
     with pytest.raises(InputError, match=r"answers must be positions \(B, K\) for B = 2 queries, got \(3, 1\)"):
         memory.verify(torch.rand(2, 3), torch.zeros(3, 1, dtype=torch.int64))
+    with pytest.raises(InputError, match=r"of torch\.bool"):
+        memory.verify(torch.rand(2, 3), torch.zeros(2, 1, dtype=torch.bool))
     with pytest.raises(InputError, match=r"of torch\.float32"):
         memory.verify(torch.rand(2, 3), torch.zeros(2, 1))
     with pytest.raises(InputError, match="neighbors must be 1 to 5"):

@@ -1,7 +1,7 @@
 """Search for the nearest keys of a memory: exact, by our own search or a FAISS index, or approximate by request."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -30,7 +30,9 @@ class Search(Protocol):
         ...
 
 
-def open_search(name: SearchName, keys: Tensor, largest_key_norm: float, exact: ExactSearch, directory: Path) -> Search:
+def open_search(
+    name: SearchName, keys: Tensor, largest_key_norm: float, exact: ExactSearch, directory: Path, *, digest: Any
+) -> Search:
     """Return the search of a name; an index that it needs is built beside the keys if it is missing.
 
     Args:
@@ -39,6 +41,7 @@ def open_search(name: SearchName, keys: Tensor, largest_key_norm: float, exact: 
         largest_key_norm: bound on their norms.
         exact: our own search over them.
         directory: of the memory.
+        digest: of the memory's arrays, of JSON types.
 
     Raises:
         InputError: for an index that cannot be had, or that is exact or approximate where the other was asked for.
@@ -48,7 +51,7 @@ def open_search(name: SearchName, keys: Tensor, largest_key_norm: float, exact: 
     # FAISS is loaded only where it is asked for.
     from otad_ray.memory.search.faiss_index import ApproximateFaissSearch, ExactFaissSearch, is_exact, open_index
 
-    index = open_index(directory, name.faiss_index, keys)
+    index = open_index(directory, name.faiss_index, keys, digest)
     if is_exact(index):
         if name.approximate:
             raise InputError(f"the FAISS index {name.faiss_index!r} is exact: leave out --approximate")

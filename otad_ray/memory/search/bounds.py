@@ -16,7 +16,11 @@ from torch import Tensor
 from otad_ray.memory.search.products import Multiply, choose_product
 from otad_ray.memory.search.sketch import NUM_TERMS, SCALE, SQUARE, Sketch, square_norms
 
-_EPSILON = torch.finfo(torch.float32).eps
+_EPSILON, _SMALLEST = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
+# What products in TensorFloat-32 or bfloat16 add to the slack: either factor is rounded to at least 8 bits.
+_COARSE = 2.0**-6
+# Above what products of scales, tails and errors below the smallest normal number take from M.
+_LOST_CODES = 1e-30
 # Relative error of terms that were rounded to float32, with their sums.
 _TERMS_SLACK = 4 * _EPSILON
 
@@ -27,23 +31,29 @@ class Strip(NamedTuple):
     Attributes:
         columns: (W, B), what keys are multiplied by.
         terms: (B, 4) float32, as those of a `Sketch`.
+        slack: bound on the error of M, relative to S + S'.
+        lost: bound on what M may have lost beside that, because small products count as zero.
     """
 
     columns: Tensor
     terms: Tensor
+    slack: float
+    lost: float
+
+    def take(self, rows: Tensor) -> "Strip":
+        """Return some of the queries."""
+        return self._replace(columns=self.columns[:, rows], terms=self.terms[rows])
 
 
 class Bounds(Protocol):
     """What is known of keys.
 
     Attributes:
-        slack: bound on the error of M, relative to S + S'.
         rounding: bound on the relative error of the products.
         dtype: of the products.
         num_keys: number of keys.
     """
 
-    slack: float
     rounding: float
     dtype: torch.dtype
     num_keys: int
@@ -64,8 +74,6 @@ class Bounds(Protocol):
 class SketchBounds:
     """Bounds from sketches: one byte is read of each coordinate that is kept of a key."""
 
-    slack = _TERMS_SLACK
-
     def __init__(self, sketch: Sketch) -> None:
         self._sketch = sketch
         self._product: Multiply = choose_product(sketch.codes.device.type)
@@ -75,7 +83,7 @@ class SketchBounds:
     def prepare(self, queries: Tensor) -> Strip:
         """As `Bounds.prepare`."""
         codes, terms = self._sketch.of(queries)
-        return Strip(_transpose(codes), terms)
+        return Strip(_transpose(codes), terms, _TERMS_SLACK, _LOST_CODES)
 
     def multiply(self, rows: slice, strip: Strip, out: Tensor) -> None:
         """As `Bounds.multiply`."""
@@ -94,15 +102,16 @@ class WholeBounds:
     def __init__(self, keys: Tensor, squared_norms: Tensor | None = None) -> None:
         self._keys = keys
         self._squared_norms = square_norms(keys) if squared_norms is None else squared_norms
-        self.num_keys, dimension = keys.shape
-        # TensorFloat-32, where a user allows it, has ten bits of a float's significand.
-        coarse = keys.is_cuda and torch.backends.cuda.matmul.allow_tf32
-        # |q| |x| is at most half of S + S', and each of the additions, in any order, is rounded once.
-        self.slack = (dimension + 16) * (2.0**-10 if coarse else _EPSILON) / 2 + _TERMS_SLACK
+        self.num_keys, self._dimension = keys.shape
 
     def prepare(self, queries: Tensor) -> Strip:
         """As `Bounds.prepare`."""
-        return Strip(_transpose(queries), _terms_of_norms(square_norms(queries)))
+        terms = self._dimension + 16
+        # |q| |x| is at most half of S + S', and each of the additions, in any order, is rounded once.
+        slack = terms * _EPSILON / 2 + _TERMS_SLACK
+        if not _multiplies_in_float32(queries.device):
+            slack += _COARSE
+        return Strip(_transpose(queries), _terms_of_norms(square_norms(queries)), slack, 4 * terms * _SMALLEST)
 
     def multiply(self, rows: slice, strip: Strip, out: Tensor) -> None:
         """As `Bounds.multiply`."""
@@ -111,6 +120,18 @@ class WholeBounds:
     def terms(self, rows: slice) -> Tensor:
         """As `Bounds.terms`."""
         return _terms_of_norms(self._squared_norms[rows])
+
+
+def _multiplies_in_float32(device: torch.device) -> bool:
+    """Return whether matrix products of float32 are as exact as float32 is, by a product.
+
+    A user may allow TensorFloat-32 or bfloat16 for them at any time, in several ways.
+    """
+    generator = torch.Generator().manual_seed(0)
+    rows, columns = (1 + torch.rand(64, 64, generator=generator) / 16 for _ in range(2))
+    found = (rows.to(device) @ columns.to(device)).cpu().double()
+    exact = rows.double() @ columns.double()
+    return bool(((found - exact).abs() <= 64 * _EPSILON * exact).all())
 
 
 def _transpose(rows: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def search_strip(keys: Tensor, bounds: Bounds, queries: Tensor, count: int, room
     beyond = answered & (np.sqrt(squares[:, -1]) * UP > candidates.nearest[:, 0])
     if beyond.any():
         rows = torch.from_numpy(beyond.nonzero()[0])
-        part = Strip(strip.columns[:, rows], strip.terms[rows])
+        part = strip.take(rows)
         start = np.repeat((np.sqrt(squares[beyond, -1:]) * UP).astype(np.float32), count, 1)
         candidates = _scan(bounds, part, start, room, guess=False)
         found[beyond], squares[beyond] = _measure_all(keys, queries[rows], candidates)
@@ -63,7 +63,7 @@ def _scan(bounds: Bounds, strip: Strip, nearest: np.ndarray, room: int, *, guess
     lower, upper = (np.empty((size, room), dtype=np.float32) for _ in range(2))
     counts = np.zeros(size, dtype=np.int64)
     limits = np.empty((4, size), dtype=np.float32)
-    start_limits(limits, nearest, terms, bounds.slack)
+    start_limits(limits, nearest, terms, strip.slack, strip.lost)
     block = max(_LEAST_BLOCK, _BLOCK_BYTES // (4 * size))
     buffer = torch.empty(min(block, bounds.num_keys), size, dtype=bounds.dtype)
     for first in range(0, bounds.num_keys, block):
@@ -75,7 +75,8 @@ def _scan(bounds: Bounds, strip: Strip, nearest: np.ndarray, room: int, *, guess
             bounds.terms(rows).numpy(),
             first,
             terms,
-            bounds.slack,
+            strip.slack,
+            strip.lost,
             np.float32(bounds.rounding),
             guess,
             limits,

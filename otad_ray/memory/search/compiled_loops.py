@@ -23,8 +23,6 @@ _FEW = 8
 FAR = 1e19
 # Below all bounds; not infinite, which the loops may take as not occurring.
 _NEVER = -3e38
-# Products below the smallest normal number may be lost altogether.
-_TINY = 1e-36
 _SLACK = 32 * float(np.finfo(np.float32).eps)
 # Lower bounds are kept rounded down and upper bounds rounded up.
 _DOWN, UP = 1 - 2.0**-22, 1 + 2.0**-22
@@ -81,21 +79,21 @@ def _count(products, by_product, by_tail, by_error, limit, square, scale, tail, 
 
 
 @_compile()
-def _set_limit(limits, query, bound, terms, slack):
+def _set_limit(limits, query, bound, terms, slack, small):
     """Let pairs pass whose lower bound may be below a bound on the distance of the query's last neighbor."""
     square, error = float(terms[query, SQUARE]), float(terms[query, ERROR])
     reach = (bound + error) ** 2
     limits[_ERROR, query] = 2 * (bound + error)
-    limits[_LIMIT, query] = reach - square + slack * square + _SLACK * (reach + square) + _TINY
+    limits[_LIMIT, query] = reach - square + slack * square + _SLACK * (reach + square) + small
 
 
 @_compile()
-def start_limits(limits, nearest, terms, slack):
+def start_limits(limits, nearest, terms, slack, small):
     """Set the limits of all queries."""
     for query in range(terms.shape[0]):
         limits[_PRODUCT, query] = 2 * terms[query, SCALE]
         limits[_TAIL, query] = 2 * terms[query, TAIL]
-        _set_limit(limits, query, float(nearest[query, 0]), terms, slack)
+        _set_limit(limits, query, float(nearest[query, 0]), terms, slack, small)
 
 
 @_compile()
@@ -128,7 +126,20 @@ def _drop_far(positions, lower, upper, count, bound):
 
 @_compile()
 def select(
-    products, key_terms, first, query_terms, slack, rounding, guess, limits, nearest, positions, lower, upper, counts
+    products,
+    key_terms,
+    first,
+    query_terms,
+    slack,
+    small,
+    rounding,
+    guess,
+    limits,
+    nearest,
+    positions,
+    lower,
+    upper,
+    counts,
 ):
     """Pass over the products (R, B) of a block of keys, and keep the pairs that may be neighbors.
 
@@ -178,7 +189,7 @@ def select(
                 total = float(square) + float(query_terms[query, SQUARE])
                 doubled = 2 * float(scale) * float(query_terms[query, SCALE]) * float(products[row, query])
                 tails = 2 * float(tail) * float(query_terms[query, TAIL])
-                lost = slack * total + rounding * abs(doubled) + _TINY
+                lost = slack * total + rounding * abs(doubled) + small
                 errors = float(error) + float(query_terms[query, ERROR])
                 low = _f32((np.sqrt(max(total - doubled - tails - lost, 0.0)) - errors) * _DOWN)
                 if low > nearest[query, 0]:
@@ -201,7 +212,7 @@ def select(
                 counts[query] = place + 1
                 if high < nearest[query, 0]:
                     _replace_largest(nearest[query], high)
-                    _set_limit(limits, query, float(nearest[query, 0]), query_terms, slack)
+                    _set_limit(limits, query, float(nearest[query, 0]), query_terms, slack, small)
 
 
 @_compile()

@@ -135,6 +135,9 @@ def _choose_search(device: str) -> SearchStrip:
         return portable.search_strip
     try:
         from otad_ray.memory.search import compiled
+
+        # Compiled now, if it was not before.
+        compiled.search_strip(torch.zeros(1, 1), WholeBounds(torch.zeros(1, 1)), torch.zeros(1, 1), 1, 1)
     except Exception as error:
         # A broken installation of numba or LLVM fails in many ways.
         logger.info("search without compiled loops, which is slower and finds the same: %s", error)

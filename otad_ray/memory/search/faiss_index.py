@@ -35,6 +35,8 @@ _FOLDER, _FILE = "faiss", "index.faiss"
 _MORE = 8
 # Rows that an index is trained on, and rows added at a time.
 _TRAINING_ROWS, _ADDED_ROWS = 1 << 18, 1 << 14
+# Of a map that counts as an isometry: the largest row sum of what its square differs from the identity by.
+_LARGEST_DEFECT = 1e-3
 _EPSILON = float(np.finfo(np.float32).eps)
 # Reads an index of a kind that keeps its vectors in lists, and of any other kind, without a copy.
 _LISTS_FLAG, _ARRAYS_FLAG = "IO_FLAG_MMAP", "IO_FLAG_MMAP_IFC"
@@ -80,35 +82,47 @@ class ApproximateFaissSearch:
         return positions, distances
 
 
-def open_index(directory: Path, factory: str, keys: Tensor) -> Any:
+def open_index(directory: Path, factory: str, keys: Tensor, digest: Any) -> Any:
     """Return the index of a memory's keys, mapped into memory; build it first if it is missing.
 
     Args:
         directory: the memory's.
         factory: FAISS's description of the index.
         keys: (N, E) float32, on the CPU.
+        digest: of the memory's arrays, of JSON types, by which an index of another memory is told.
 
     Raises:
         InputError: without FAISS, for a factory string that it does not take for these keys, for keys elsewhere than on
-            the CPU, and for a damaged index.
+            the CPU, for a damaged index or one of other keys, and for a folder that cannot be written.
     """
     faiss = import_faiss()
     if keys.device.type != "cpu":
         raise InputError(f"search 'faiss' works on the CPU, the keys are on {keys.device}; use search 'torch'")
     place = directory / _FOLDER / content_hash(factory)
-    if not place.is_dir():
-        with one_at_a_time(directory / _FOLDER / ".lock"):
-            if not place.is_dir():
-                _write_index(place, factory, keys)
-    manifest = read_manifest(place, kind=_KIND, fields=("rows", "flag"))
+    try:
+        if not place.is_dir():
+            with one_at_a_time(directory / _FOLDER / ".lock"):
+                if not place.is_dir():
+                    _write_index(place, factory, keys, digest)
+    except OSError as error:
+        raise InputError(
+            f"the FAISS index {factory!r} cannot be written to {place} ({error.strerror}); make that folder writable, "
+            "or use --search torch"
+        ) from error
+    manifest = read_manifest(place, kind=_KIND, fields=("keys", "flag"))
+    if manifest["keys"] != digest:
+        raise InputError(f"the FAISS index in {place} is of another memory; delete that folder, and it is built again")
     try:
         index = faiss.read_index(str(place / _FILE), getattr(faiss, manifest["flag"]))
-    except RuntimeError as error:
+    except (RuntimeError, AttributeError) as error:
         raise InputError(
             f"the FAISS index in {place} cannot be read ({_shorten(error)}); delete that folder, and it is built again"
         ) from error
-    if index.ntotal != len(keys):
-        raise InputError(f"the FAISS index in {place} has {index.ntotal} rows, the memory {len(keys)}; delete it")
+    if (index.ntotal, index.d) != tuple(keys.shape):
+        raise InputError(
+            f"the FAISS index in {place} is of {index.ntotal} x {index.d} keys, the memory of {len(keys)} x "
+            f"{keys.shape[1]}; delete that folder, and it is built again"
+        )
     return index
 
 
@@ -150,7 +164,7 @@ def _known_processor() -> Iterator[None]:
         del os.environ[name]
 
 
-def _write_index(place: Path, factory: str, keys: Tensor) -> None:
+def _write_index(place: Path, factory: str, keys: Tensor, digest: Any) -> None:
     """Train an index, add the keys, and write it with its manifest."""
     faiss = import_faiss()
     started = time.time()
@@ -170,7 +184,7 @@ def _write_index(place: Path, factory: str, keys: Tensor) -> None:
     manifest = {
         "kind": _KIND,
         "factory": factory,
-        "rows": len(keys),
+        "keys": digest,
         "flag": _LISTS_FLAG if has_lists else _ARRAYS_FLAG,
         "seconds": time.time() - started,
         "versions": versions(),
@@ -208,9 +222,10 @@ def _measure_defect(transform: Any) -> float:
 
 
 def _is_isometry(transform: Any) -> bool:
+    """Return whether a transform keeps distances, by its matrix: what it says of itself is lost in a file."""
     faiss = import_faiss()
-    linear = isinstance(transform, faiss.LinearTransform)
-    return linear and transform.is_orthonormal and transform.d_in == transform.d_out
+    square = isinstance(transform, faiss.LinearTransform) and transform.d_in == transform.d_out
+    return square and _measure_defect(transform) < _LARGEST_DEFECT
 
 
 def _transforms(index: Any) -> list[Any]:

@@ -12,9 +12,8 @@ from otad_ray.memory.search.sketch import ERROR, SCALE, SQUARE, TAIL
 # Bytes of a block of products.
 _BLOCK_BYTES = 8 << 20
 _LEAST_BLOCK = 256
-# Relative and absolute rounding of bounds in float32.
+# Relative rounding of bounds in float32.
 _SLACK = 32 * torch.finfo(torch.float32).eps
-_TINY = 1e-36
 _DOWN, _UP = 1 - 2.0**-20, 1 + 2.0**-20
 
 
@@ -24,6 +23,10 @@ class _Pairs(NamedTuple):
     rows: Tensor
     positions: Tensor
     lower: Tensor
+
+    def take(self, kept: Tensor) -> "_Pairs":
+        """Return some of the pairs."""
+        return _Pairs(*(values[kept] for values in self))
 
 
 def search_strip(keys: Tensor, bounds: Bounds, queries: Tensor, count: int, room: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -41,10 +44,7 @@ def search_strip(keys: Tensor, bounds: Bounds, queries: Tensor, count: int, room
         which queries (B,) were answered; what is said of others means nothing.
     """
     size, device = len(queries), queries.device
-    pairs = _find_pairs(bounds, bounds.prepare(queries), size, count)
-    answered = torch.bincount(pairs.rows, minlength=size) <= room
-    kept = answered[pairs.rows]
-    rows, positions = pairs.rows[kept], pairs.positions[kept]
+    (rows, positions, _), answered = _find_pairs(bounds, bounds.prepare(queries), count, room)
     found = torch.zeros(size, count, dtype=torch.int64, device=device)
     squares = torch.zeros(size, count, dtype=torch.float64, device=device)
     found[answered], squares[answered] = take_nearest(
@@ -74,28 +74,34 @@ def take_nearest(rows: Tensor, positions: Tensor, squares: Tensor, count: int) -
     return positions[taken], squares[taken]
 
 
-def _find_pairs(bounds: Bounds, strip: Strip, size: int, count: int) -> _Pairs:
-    """Return the pairs that the bounds do not rule out."""
+def _find_pairs(bounds: Bounds, strip: Strip, count: int, room: int) -> tuple[_Pairs, Tensor]:
+    """Return the pairs that the bounds do not rule out, and which queries (B,) had room for all of theirs."""
+    size = len(strip.terms)
     device = strip.terms.device
     block = max(_LEAST_BLOCK, _BLOCK_BYTES // (4 * size))
     buffer = torch.empty(min(block, bounds.num_keys), size, dtype=bounds.dtype, device=device)
     nearest = torch.full((count, size), torch.inf, device=device)
-    found = []
+    pairs = _Pairs(*(torch.empty(0, dtype=kind, device=device) for kind in (torch.int64, torch.int64, torch.float32)))
     for first in range(0, bounds.num_keys, block):
         rows = slice(first, min(first + block, bounds.num_keys))
         products = buffer[: rows.stop - first]
         bounds.multiply(rows, strip, products)
-        lower, upper = _bound_distances(products.float(), bounds, bounds.terms(rows), strip.terms)
+        lower, upper = _bound_distances(products.float(), bounds.rounding, bounds.terms(rows), strip)
         nearest = torch.cat([nearest, upper]).topk(count, dim=0, largest=False).values
         position, row = (lower <= nearest[-1]).nonzero(as_tuple=True)
-        found.append(_Pairs(row, position + first, lower[position, row]))
-    pairs = _Pairs(*(torch.cat(parts) for parts in zip(*found, strict=True)))
-    kept = pairs.lower <= nearest[-1][pairs.rows]
-    return _Pairs(*(values[kept] for values in pairs))
+        found = _Pairs(row, position + first, lower[position, row])
+        pairs = _Pairs(*(torch.cat(parts) for parts in zip(pairs, found, strict=True)))
+        pairs = pairs.take(pairs.lower <= nearest[-1][pairs.rows])
+        crowded = torch.bincount(pairs.rows, minlength=size) > room
+        # Whatever comes later, it is not kept.
+        nearest[:, crowded] = -torch.inf
+        pairs = pairs.take(~crowded[pairs.rows])
+    return pairs, torch.isfinite(nearest[-1])
 
 
-def _bound_distances(products: Tensor, bounds: Bounds, keys: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds (R, B) float32 on distances, given products (R, B) and terms (R, 4) and (B, 4)."""
+def _bound_distances(products: Tensor, rounding: float, keys: Tensor, strip: Strip) -> tuple[Tensor, Tensor]:
+    """Return lower and upper bounds (R, B) float32 on distances, given products (R, B) and the keys' terms (R, 4)."""
+    queries = strip.terms
 
     def of_key(column: int) -> Tensor:
         return keys[:, column].unsqueeze(1)
@@ -104,7 +110,7 @@ def _bound_distances(products: Tensor, bounds: Bounds, keys: Tensor, queries: Te
     doubled = 2 * of_key(SCALE) * queries[:, SCALE] * products
     tails = 2 * of_key(TAIL) * queries[:, TAIL]
     errors = of_key(ERROR) + queries[:, ERROR]
-    lost = (bounds.slack + _SLACK) * total + bounds.rounding * doubled.abs() + _TINY
+    lost = (strip.slack + _SLACK) * total + rounding * doubled.abs() + strip.lost
     lower = (total - doubled - tails - lost).clamp_min(0).sqrt() * _DOWN - errors * _UP
     upper = ((total - doubled + tails + lost).clamp_min(0).sqrt() + errors) * _UP
     return lower, upper

@@ -12,6 +12,9 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 _REPEATS = 3
+LARGEST_CODE = 127
+# Rows, width and columns of products that are checked: blocks, single rows and columns, and single coordinates.
+_CHECKED_SHAPES = ((512, 256, 128), (512, 256, 1), (1, 256, 2), (300, 64, 7), (40, 1, 1), (40, 1, 9))
 
 
 @dataclass(frozen=True)
@@ -55,26 +58,48 @@ PRODUCTS: Mapping[str, Multiply] = {
 
 @cache
 def choose_product(device: str) -> Multiply:
-    """Return the fastest of `PRODUCTS` on this processor, by a measurement.
+    """Return the fastest of `PRODUCTS` that is right on this processor, by a measurement.
 
     On other devices it is float32: GPUs may add up bfloat16 products in bfloat16, which the bound does not cover.
     """
     if device != "cpu":
         return PRODUCTS["float32"]
-    seconds = {name: time_product(multiply) for name, multiply in PRODUCTS.items()}
-    return PRODUCTS[min(seconds, key=lambda name: seconds[name])]
+    right = [multiply for name, multiply in PRODUCTS.items() if is_right(name, multiply)]
+    return min(right, key=_time_product)
 
 
-def time_product(multiply: Multiply) -> float:
-    """Return the seconds of a block's product; infinite if this build of PyTorch has no such product."""
+def is_right(name: str, multiply: Multiply) -> bool:
+    """Return whether products are within their rounding, on extreme codes and on random ones.
+
+    `_int_mm` is a private function of PyTorch. Without VNNI it adds pairs of products up in 16 bits, which hold less.
+    """
+    generator = torch.Generator().manual_seed(0)
+    for num_rows, width, num_columns in _CHECKED_SHAPES:
+        rows, columns = (
+            torch.randint(-LARGEST_CODE, LARGEST_CODE + 1, shape, generator=generator, dtype=torch.int8)
+            for shape in ((num_rows, width), (width, num_columns))
+        )
+        # A row and a column as large as can be, of one sign and of the other.
+        rows[0], columns[:, 0] = LARGEST_CODE, LARGEST_CODE
+        rows[-1], columns[:, -1] = -LARGEST_CODE, LARGEST_CODE
+        out = torch.empty(num_rows, num_columns, dtype=multiply.dtype)
+        try:
+            multiply(rows, columns, out)
+        except (AttributeError, RuntimeError) as error:
+            logger.info("products in %s are missing in this build of PyTorch: %s", name, error)
+            return False
+        exact = rows.long() @ columns.long()
+        if bool(((out.double() - exact).abs() > multiply.rounding * exact.abs()).any()):
+            logger.info("products in %s are wrong on this processor, and not used", name)
+            return False
+    return True
+
+
+def _time_product(multiply: Multiply) -> float:
+    """Return the seconds of a block's product."""
     rows, columns = torch.ones(2048, 256, dtype=torch.int8), torch.ones(256, 128, dtype=torch.int8)
     out = torch.empty(2048, 128, dtype=multiply.dtype)
-    try:
-        # `_int_mm` is a private function of PyTorch.
-        multiply(rows, columns, out)
-    except (AttributeError, RuntimeError) as error:
-        logger.info("a kind of product is missing in this build of PyTorch (%s)", error)
-        return float("inf")
+    multiply(rows, columns, out)
     times = []
     for _ in range(_REPEATS):
         start = time.perf_counter()

@@ -19,6 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from otad_ray.memory.search.products import LARGEST_CODE
+
 # Principal directions kept, and keys of the sample that gives them. With fewer directions than this more of MNIST's
 # digits stay candidates.
 _WIDTH = 256
@@ -26,7 +28,6 @@ _SAMPLE = 4096
 _SEED = 0
 # Rows read at a time when sketches are made.
 _BLOCK_ROWS = 4096
-LARGEST_CODE = 127
 # Error of a float64 sketch, relative to the vector's norm. The tail is the root of a difference, so its error is the
 # root of that difference's, which is below E sqrt(W) 1.2e-16 of the squared norm: this covers E = 50,000.
 _PROJECTION_ERROR = 1e-5

@@ -9,6 +9,9 @@ from typing import TypeVar
 
 import torch
 
+# If a thread cannot be started, the others must not wait for it.
+_SECONDS_TO_START = 60.0
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -18,14 +21,14 @@ def map_on_threads(function: Callable[[Item], Result], items: Sequence[Item]) ->
     num_threads = torch.get_num_threads()
     if num_threads == 1 or len(items) == 1:
         return [function(item) for item in items]
-    # A forked process has none of its parent's threads.
+    # A forked process has none of its parent's threads. (PyTorch's own do not survive a fork either.)
     return list(_open_pool(num_threads, os.getpid()).map(function, items))
 
 
 @cache
 def _open_pool(num_threads: int, process: int) -> ThreadPoolExecutor:
     """Return threads in each of which PyTorch computes on that thread alone."""
-    started = Barrier(num_threads + 1)
+    started = Barrier(num_threads + 1, timeout=_SECONDS_TO_START)
 
     def start() -> None:
         # PyTorch gives a thread the common number when it first asks, also if another was set before.

@@ -11,8 +11,9 @@ class Verification:
 
     Attributes:
         wrong: (B, K) bool, answers that are not among the nearest: farther than the K-th nearest key, no position of a
-            key (as -1 is, which FAISS gives), or a key that the row has named before. Of keys at the same distance as
-            the K-th nearest, any will do.
+            key (as -1 is, which FAISS gives), or a key that the row has named before. Of the keys that are as far as
+            the K-th nearest, any will do, but only as many as are needed: where a nearer one is missing, one of them
+            stands in its place, and is wrong.
         positions: (B, K) int64, the nearest keys.
         distances: (B, K) float64, their distances.
     """
@@ -40,4 +41,8 @@ def judge_answers(answers: Tensor, answered: Tensor, positions: Tensor, distance
     repeated = ordered.diff(dim=1).eq(0)
     again = repeated.new_zeros(answers.shape)
     again.scatter_(1, order[:, 1:], repeated)
-    return Verification((answered > distances[:, -1:]) | again, positions, distances)
+    farthest = distances[:, -1:]
+    places = (distances == farthest).sum(1, keepdim=True)
+    last = (answered == farthest) & ~again
+    too_many = last & (last.cumsum(1) > places)
+    return Verification((answered > farthest) | again | too_many, positions, distances)

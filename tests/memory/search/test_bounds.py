@@ -36,7 +36,7 @@ def bound_by_portable_passes(bounds: Bounds, queries: torch.Tensor) -> tuple[np.
     strip, rows = bounds.prepare(queries), slice(0, bounds.num_keys)
     out = torch.empty(bounds.num_keys, len(queries), dtype=bounds.dtype)
     bounds.multiply(rows, strip, out)
-    lower, upper = portable._bound_distances(out.float(), bounds, bounds.terms(rows), strip.terms)
+    lower, upper = portable._bound_distances(out.float(), bounds.rounding, bounds.terms(rows), strip)
     return lower.T.numpy(), upper.T.numpy()
 
 

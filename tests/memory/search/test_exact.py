@@ -173,3 +173,48 @@ def test_distances_are_the_same_to_the_last_bit_by_either_pass(tmp_path: Path) -
     assert torch.equal(found[0][0], found[1][0])
     assert torch.equal(found[0][1], found[1][1])
     np.testing.assert_allclose(found[0][1], search_by_brute_force(keys, queries, 8)[1].square(), rtol=1e-13)
+
+
+@pytest.mark.parametrize("precision", ["high", "medium"])
+@pytest.mark.usefixtures("_passes")
+def test_coarse_products_of_float32_change_nothing(precision: str) -> None:
+    """A user may allow them for the speed of networks."""
+    keys = 3 + torch.rand(3000, 300, generator=torch.Generator().manual_seed(0))
+    expected = ExactSearch(keys).nearest(keys[:40] + 0.01, 5)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        found = ExactSearch(keys).nearest(keys[:40] + 0.01, 5)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+@pytest.mark.usefixtures("_passes")
+def test_small_products_that_count_as_zero_change_nothing(tmp_path: Path) -> None:
+    keys = draw(300, 784) * 2.0**-63
+    search, whole = open_search(tmp_path, keys), ExactSearch(keys)
+    expected = search_by_brute_force(keys, keys[:20], 5)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor keeps small numbers")
+    try:
+        found = search.nearest(keys[:20], 5), whole.nearest(keys[:20], 5)
+    finally:
+        torch.set_flush_denormal(False)
+    for positions, _ in found:
+        assert torch.equal(positions, expected[0])
+
+
+def test_portable_passes_hold_no_more_pairs_than_there_is_room_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = torch.full((20_000, 3), 0.5)
+    held = []
+    take = portable._Pairs.take
+    monkeypatch.setattr(portable._Pairs, "take", lambda self, kept: held.append(len(self.rows)) or take(self, kept))
+    monkeypatch.setattr(portable, "_BLOCK_BYTES", 1 << 14)
+    bounds = exact.WholeBounds(keys)
+    *_, answered = portable.search_strip(keys, bounds, keys[:4], 2, 512)
+    assert not answered.any()
+    assert max(held) <= 4 * (512 + 1024)

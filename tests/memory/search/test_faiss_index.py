@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 
 EXACT = ["Flat", "FlatL2Panorama4", "PCA24,FlatL2Panorama4", "PCA24,Flat", "RR24,Flat"]
-APPROXIMATE = ["IVF8,Flat", "HNSW8", "PCA4,Flat", "SQ8", "L2norm,Flat"]
+APPROXIMATE = ["IVF8,Flat", "HNSW8", "PCA4,Flat", "PCAW24,Flat", "SQ8", "L2norm,Flat"]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +107,24 @@ def test_an_index_is_built_once_and_damage_is_told(tmp_path: Path) -> None:
     other = faiss.IndexFlatL2(6)
     other.add(np.zeros((2, 6), dtype=np.float32))
     faiss.write_index(other, str(path))
-    with pytest.raises(InputError, match="has 2 rows, the memory 300"):
+    with pytest.raises(InputError, match="is of 2 x 6 keys, the memory of 300 x 6"):
+        NeighborMemory.load(tmp_path / "memory", search="faiss")
+
+
+def test_an_index_of_another_memory_is_refused(tmp_path: Path) -> None:
+    """Its distances would make wrong neighbors look certain."""
+    build_memory(tmp_path / "memory", draw_decaying(300, 6))
+    build_memory(tmp_path / "other", 8 * draw_decaying(300, 6))
+    NeighborMemory.load(tmp_path / "other", search="faiss")
+    shutil.copytree(tmp_path / "other" / "faiss", tmp_path / "memory" / "faiss")
+    with pytest.raises(InputError, match="is of another memory; delete that folder"):
+        NeighborMemory.load(tmp_path / "memory", search="faiss")
+
+
+def test_an_index_that_cannot_be_written_says_where(tmp_path: Path) -> None:
+    build_memory(tmp_path / "memory", draw_decaying(300, 6))
+    (tmp_path / "memory" / "faiss").write_text("a file in its place")
+    with pytest.raises(InputError, match=r"index 'Flat' cannot be written to .*; make that folder writable, or use"):
         NeighborMemory.load(tmp_path / "memory", search="faiss")
 
 
