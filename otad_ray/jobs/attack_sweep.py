@@ -46,7 +46,9 @@ class SweepJob(ShardJob):
         workspace.rows(config.split).check()
         self.plan = make_plan(workspace, config)
         sources = find_defenses(workspace, config.defense, cip_net=config.cip_net_directory)
-        self._search = describe_query_search(workspace, config.split, next(iter(sources.values())).surrogate)
+        saved = [source.surrogate for source in sources.values()]
+        saved += [source.location for source in sources.values() if source.state is None]
+        self._search = describe_query_search(workspace, config.split, saved)
         self.defenses = [
             plan_units(workspace, self.plan, source, probe_defense(workspace, self.plan, source))
             for source in sources.values()

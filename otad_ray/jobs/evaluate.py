@@ -142,7 +142,7 @@ class EvaluateJob(ShardJob):
             **({"others": {name: path.name for name, path in others.items()}} if others else {}),
             **identify_search(workspace.search),
         }
-        self._search = describe_query_search(workspace, config.split, str(knn[KNN_NAME]))
+        self._search = describe_query_search(workspace, config.split, [str(knn[KNN_NAME])])
         directory = workspace.directory("evaluations", identity)
         _adopt_earlier(workspace.directory("sweeps", identity), directory)
         self.output = ShardedDirectory.start(

@@ -1,8 +1,9 @@
 """What results say that rest on an approximate search: its name, and how many of the neighbors it finds."""
 
 import logging
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,22 +42,39 @@ def describe_label_search(memory: NeighborMemory, num_neighbors: int) -> dict[st
     return _describe(memory, memory.keys[torch.from_numpy(positions)], num_neighbors, left_out=1)
 
 
-def describe_query_search(workspace: Workspace, split: Split, knn_directory: str) -> dict[str, Any]:
+def describe_query_search(workspace: Workspace, split: Split, directories: Iterable[str]) -> dict[str, Any]:
     """Return and log the recall of an approximate search for rows of a split; nothing for an exact one.
 
     Args:
         workspace: the preset.
         split: the rows that results are of.
-        knn_directory: a defense that has the memory, and embeds the rows.
+        directories: of defenses; where they have several memories, the least recall is told.
     """
     if not identify_search(workspace.search):
         return {}
-    knn = cast(MemoryDefense, load_defense(knn_directory, search=workspace.search))
     rows = workspace.rows(split)
-    positions = np.linspace(0, len(rows) - 1, min(_QUERIES, len(rows))).astype(np.int64)
-    with torch.no_grad():
-        keys = knn.keys(rows.take(np.unique(positions)).x)
-    return _describe(knn.memory, keys, workspace.preset.integration.num_neighbors)
+    positions = np.unique(np.linspace(0, len(rows) - 1, min(_QUERIES, len(rows))).astype(np.int64))
+    inputs = rows.take(positions).x
+    found: dict[Path, dict[str, Any]] = {}
+    for directory in dict.fromkeys(directories):
+        defense = load_defense(directory, search=workspace.search)
+        memory = getattr(defense, "memory", None)
+        if isinstance(memory, NeighborMemory) and memory.directory not in found:
+            with torch.no_grad():
+                keys = defense.keys(inputs) if isinstance(defense, MemoryDefense) else inputs.flatten(1)
+            found[memory.directory] = _describe(memory, keys, workspace.preset.integration.num_neighbors)
+    return min(found.values(), key=lambda described: described[SEARCH]["recall"], default={})
+
+
+def say_search(described: Mapping[str, Any]) -> str:
+    """Return a line for reports on an approximate search; empty for an exact one."""
+    if not described:
+        return ""
+    search = described[SEARCH]
+    return (
+        f"Neighbors are approximate: {search['name']} finds {100 * search['recall']:.2f} % of them, and nothing is "
+        "certified."
+    )
 
 
 def recall_metric(described: Mapping[str, Any]) -> dict[str, float]:

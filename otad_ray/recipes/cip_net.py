@@ -22,6 +22,7 @@ from otad_ray.machine import job_command
 from otad_ray.memory import NeighborMemory, label_positions, label_weights, make_list_column, net_inputs
 from otad_ray.models import CipNet, build_cip_net, load_cip_net, save_cip_net
 from otad_ray.presets import Preset
+from otad_ray.recipes.approximate_search import SEARCH
 from otad_ray.recipes.labels import LABEL_IDENTITY, ensure_labels, open_labels
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.networks import NetworkRecipe, Trained, ensure_network
@@ -156,7 +157,9 @@ class CipNetRecipe(NetworkRecipe[CipNet]):
         )
 
     def check(self) -> None:
-        """Refuse labels that cannot be split as the worker will split them."""
+        """Refuse labels that cannot be split as the worker will split them; warn of those that are approximate."""
+        if SEARCH in self._labels.manifest:
+            logger.warning("%s: neighbors are those of an approximate search", self._labels.directory)
         if self._skipped:
             logger.warning("%s: labels without a solution are skipped: %s", self._labels.directory, self._skipped)
         places = torch.arange(self.task.num_rows)
@@ -189,6 +192,7 @@ class CipNetRecipe(NetworkRecipe[CipNet]):
             "memory": self._memory.fingerprint,
             "labels_directory": str(self._labels.directory),
             "skipped": self._skipped,
+            **{name: self._labels.manifest[name] for name in (SEARCH,) if name in self._labels.manifest},
         }
 
 

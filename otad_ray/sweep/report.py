@@ -27,7 +27,7 @@ from otad_ray.evaluation import (
     sample_outcomes,
 )
 from otad_ray.machine import versions
-from otad_ray.recipes.approximate_search import recall_metric
+from otad_ray.recipes.approximate_search import identify_search, mark_rows, recall_metric, say_search
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.sweep.example_images import adversarial_figure
 from otad_ray.sweep.plan import SweepPlan
@@ -75,7 +75,9 @@ def report_sweep(
     reports = _build_reports(workspace, plan, defenses)
     outcomes = None if workspace.definition.task == "regression" else _collect_outcomes(plan, defenses, reports)
     comparisons = [] if outcomes is None else list(compare_defenses(outcomes, _list_eps(plan)))
-    text = "\n\n".join([*map(str, reports.values()), *_compare(plan, reports, comparisons)])
+    text = "\n\n".join(
+        [*map(str, reports.values()), *_compare(plan, reports, comparisons), *filter(None, [say_search(search)])]
+    )
     print(text, file=sys.stderr)
     files = _write_files(workspace, plan, defenses, reports, directory, text, outcomes)
     manifest = _make_manifest(directory, identity, plan, defenses, reports, comparisons, seconds) | dict(search)
@@ -235,7 +237,7 @@ def _write_files(
     if len(reports) >= _MANY:
         files.append(_draw_overview(workspace, plan, reports, directory))
     with atomic_file(directory / OUTCOMES) as temporary:
-        pq.write_table(outcomes, temporary, compression="zstd")
+        pq.write_table(mark_rows(outcomes, workspace.search), temporary, compression="zstd")
     return [*files, directory / OUTCOMES]
 
 
@@ -279,5 +281,5 @@ def _write_entries(workspace: Workspace, plan: SweepPlan, report: RobustnessRepo
         )
         folder = directory / "model_info" / Path(workspace.preset.data_set).name / entry["threat_model"]
         paths.append(folder / f"{entry['name']}.json")
-        write_json(paths[-1], entry)
+        write_json(paths[-1], entry | identify_search(workspace.search))
     return paths

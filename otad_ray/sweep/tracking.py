@@ -7,6 +7,7 @@ from typing import Any
 
 from otad_ray.artifacts import to_jsonable
 from otad_ray.evaluation import Bracket, Flag, RegressionReport, RobustnessReport
+from otad_ray.recipes.approximate_search import identify_search
 from otad_ray.recipes.workspace import Workspace, describe_data
 from otad_ray.sweep.plan import SweepPlan
 from otad_ray.tracking import RunRecord, compare_link
@@ -44,6 +45,7 @@ def track_sweep(
         The ids of the runs, and the link that compares them.
     """
     shared: dict[str, Any] = {"samples": plan.samples.count, "split": plan.samples.split, "seed": plan.samples.seed}
+    shared |= identify_search(workspace.search)
     shared |= {"norm": plan.norm, "data_set": workspace.preset.data_set, "early_stop": plan.early_stop}
     data, tags = describe_data(workspace, plan.samples.split), {"otad.directory": str(directory)}
     runs = []

@@ -89,8 +89,17 @@ def test_sweeps_say_how_neighbors_were_found_and_certify_nothing(labels: dict, s
     for directory in (*otad["records"], otad["clean"]):
         table = pq.read_table(next(Path(directory).glob("shard-*")), partitioning=None)
         assert set(table["search"].to_pylist()) == {NAME}
-    run = mlflow.MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}").get_run(result["run_id"])
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}")
+    run = client.get_run(result["run_id"])
     assert run.data.metrics["search_recall"] == pytest.approx(manifest["search"]["recall"])
+    for run_id in (result["run_id"], *manifest["attack_runs"]):
+        assert client.get_run(run_id).data.params["search"] == NAME
+    directory = Path(result["sweep"])
+    assert f"Neighbors are approximate: {NAME} finds" in (directory / "report.txt").read_text()
+    assert set(pq.read_table(directory / "outcomes.parquet")["search"].to_pylist()) == {NAME}
+    entries = list((directory / "model_info").glob("**/*.json"))
+    assert entries
+    assert all(json.loads(path.read_text())["search"] == NAME for path in entries)
 
 
 def test_certificates_are_refused(labels: dict, storage: Path) -> None:

@@ -19,6 +19,7 @@ class Workspace:
     """As much of one as tracking asks for."""
 
     root: Path
+    search = "torch"
     preset = SimpleNamespace(name="sweeps", data_set="digits")
 
     @property

@@ -15,6 +15,7 @@ from otad_ray.benchmarks import Measurement, measure_search
 from otad_ray.benchmarks.search import Nearest
 from otad_ray.defenses import MemoryDefense, load_defense
 from otad_ray.machine import num_cores
+from otad_ray.memory import NeighborMemory
 from otad_ray.memory.search import ExactSearch
 from otad_ray.memory.search.sketch import read_sketch, write_sketch
 from otad_ray.options import ActorJobConfig
@@ -53,7 +54,8 @@ def measure_neighbor_search(config: ActorJobConfig, workspace: Workspace) -> Ite
     """Measure search against FAISS for test rows of the preset, and for data that are larger or without structure."""
     memory = ensure_memory(workspace)
     num_neighbors = config.preset.integration.num_neighbors + 1
-    searched = _Searched(memory.keys, memory.search, num_neighbors)
+    # Our own search, whatever the job was asked to search by.
+    searched = _Searched(memory.keys, NeighborMemory.load(memory.directory).search, num_neighbors)
     queries = _embed_test_rows(workspace)
     for num_threads in sorted({1, num_cores()}):
         yield searched.measure(f"search_{num_threads}_threads", queries, num_threads=num_threads, goal=_GOAL)
