@@ -18,7 +18,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_local_features_jump_and_global_ones_do_not(storage: Path) -> None:
     preset = quick_preset()
     preset = replace(preset, potential=replace(preset.potential, smoothness=3.0))
-    result = run_segment(SegmentConfig(preset=preset, storage=str(storage), to_row=5, steps=400))
+    result = run_segment(SegmentConfig(preset=preset, storage=str(storage), to_row=5, steps=150))
     assert Path(result["figure"]).stat().st_size > 5000
     largest = result["largest_speed"]
     assert 0.5 < largest["otad_global"] <= 3.0 * (1 + 1e-3)
