@@ -27,8 +27,7 @@ from torch import Tensor
 from otad_ray.certification.certificate import Certificate
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.motion import Motion
-from otad_ray.cip import Pieces, Status
-from otad_ray.cip.global_program.cutting_planes import CuttingPlanes
+from otad_ray.cip import CuttingPlanes, Pieces, Status
 from otad_ray.defenses import OTADGlobal
 
 LIPSCHITZ, BISECTORS, COMBINED = "lipschitz", "power_bisectors", "lipschitz_and_bisectors"

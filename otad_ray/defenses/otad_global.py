@@ -11,7 +11,7 @@ from torch import Tensor
 
 from otad_ray.artifacts import atomic_file
 from otad_ray.cip import GlobalSolution, Pieces, integrate_globally
-from otad_ray.cip.global_program.integration import check_smoothness
+from otad_ray.cip.global_program import check_smoothness
 from otad_ray.defenses.base import PIECE_ARRAYS, PIECES_FOLDER, MemoryDefense, SavedNetwork
 from otad_ray.defenses.parts import DefenseParts, SavedParts
 from otad_ray.errors import InputError

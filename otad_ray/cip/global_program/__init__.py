@@ -6,7 +6,7 @@ L-Lipschitz everywhere, for any offsets: no neighbor set changes under it.
 
 from otad_ray.cip.global_program.brenier import BrenierPotential, make_pieces
 from otad_ray.cip.global_program.cutting_planes import CuttingPlanes
-from otad_ray.cip.global_program.integration import GlobalSolution, integrate_globally
+from otad_ray.cip.global_program.integration import GlobalSolution, check_smoothness, integrate_globally
 from otad_ray.cip.global_program.pieces import Largest, Pieces
 from otad_ray.cip.global_program.potentials import find_neighbors, fit_potentials, measure_edges, solve_least_squares
 
@@ -16,6 +16,7 @@ __all__ = [
     "GlobalSolution",
     "Largest",
     "Pieces",
+    "check_smoothness",
     "find_neighbors",
     "fit_potentials",
     "integrate_globally",
