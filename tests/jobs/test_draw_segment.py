@@ -8,6 +8,7 @@ import pytest
 from helpers.digits_jobs import quick_preset
 from otad_ray.errors import InputError
 from otad_ray.jobs.draw_segment import SegmentConfig, run_segment
+from otad_ray.jobs.fit_potential import PotentialJobConfig, run_potential_job
 
 
 @pytest.fixture(scope="module")
@@ -18,6 +19,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_local_features_jump_and_global_ones_do_not(storage: Path) -> None:
     preset = quick_preset()
     preset = replace(preset, potential=replace(preset.potential, smoothness=3.0))
+    # Without Ray, which the figure needs only to fit a missing potential.
+    run_potential_job(PotentialJobConfig(preset=preset, storage=str(storage), local=True))
     result = run_segment(SegmentConfig(preset=preset, storage=str(storage), to_row=5, steps=150))
     assert Path(result["figure"]).stat().st_size > 5000
     largest = result["largest_speed"]
