@@ -13,6 +13,12 @@ from otad_ray.jobs.benchmark import BenchmarkConfig, run_benchmark
 from otad_ray.presets import PRESETS
 
 
+@pytest.fixture(autouse=True)
+def _repeat_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches are measured twice, not for seconds."""
+    monkeypatch.setattr("otad_ray.benchmarks.search._SECONDS", 0.0)
+
+
 def test_search_is_measured_printed_and_tracked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search",), local=True))
     (first, *_) = result["measurements"]

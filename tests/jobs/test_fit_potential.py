@@ -52,6 +52,7 @@ def test_a_rerun_computes_what_is_missing(result: dict, storage: Path) -> None:
     np.testing.assert_allclose(np.load(directory / "potentials.npy"), before)
 
 
+@pytest.mark.slow
 def test_actors_on_ray_find_the_same(result: dict, storage: Path, tmp_path: Path, cluster: None) -> None:
     (tmp_path / "digits").mkdir()
     for folder in ("backbone", "memory"):

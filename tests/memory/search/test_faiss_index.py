@@ -143,7 +143,13 @@ print(own_megabytes() - before)
 """
 
 
-@pytest.mark.parametrize("search", ["faiss:Flat", "faiss:PCA64,Flat", "approximate:IVF4,Flat"])
+@pytest.mark.parametrize(
+    "search",
+    [
+        "faiss:Flat",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("faiss:PCA64,Flat", "approximate:IVF4,Flat")),
+    ],
+)
 def test_an_index_is_mapped_not_copied(tmp_path: Path, search: str) -> None:
     sizes = (500, 100_000)
     for size in sizes:

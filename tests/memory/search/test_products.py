@@ -78,7 +78,10 @@ print(torch.equal(found[0], expected[0]) and torch.equal(found[1], expected[1]))
 """
 
 
-@pytest.mark.parametrize("processor", ["AVX2", "AVX512_CORE", "AVX512_CORE_VNNI"])
+@pytest.mark.parametrize(
+    "processor",
+    ["AVX2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("AVX512_CORE", "AVX512_CORE_VNNI"))],
+)
 def test_older_processors_find_the_same(tmp_path: Path, processor: str) -> None:
     result = subprocess.run(
         [sys.executable, "-c", _SEARCH, str(tmp_path)],
