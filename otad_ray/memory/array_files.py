@@ -119,6 +119,8 @@ def _as_array(name: str, batch: Tensor | np.ndarray) -> np.ndarray:
     rank = 1 if name in ("labels", "ids") else 2
     if array.ndim != rank:
         raise InputError(f"{name} batches must have {rank} dimension(s), got shape {array.shape}")
+    if rank == 2 and array.shape[1] == 0:
+        raise InputError(f"rows of {name} must have a coordinate at least, got shape {array.shape}")
     if name == "ids" and array.dtype.kind not in "iu":
         raise InputError(f"ids must be whole numbers, got {array.dtype}")
     if name == "ids" or (name == "labels" and array.dtype.kind in "iu"):

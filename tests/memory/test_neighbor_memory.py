@@ -189,6 +189,7 @@ def test_build_takes_generators_in_lockstep(tmp_path: Path) -> None:
         ({"labels": torch.zeros(3)}, "batches must agree in length"),
         ({"ids": torch.tensor([0.2, 0.7, 1.5, 2.0])}, "ids must be whole numbers"),
         ({"points": torch.zeros(4)}, "points batches must have 2"),
+        ({"keys": torch.zeros(4, 0)}, r"rows of keys must have a coordinate at least, got shape \(4, 0\)"),
         ({"points": torch.full((4, 1), 1e19)}, "norm 1e.19"),
     ],
 )

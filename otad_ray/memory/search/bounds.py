@@ -71,6 +71,28 @@ class Bounds(Protocol):
         ...
 
 
+class SearchStrip(Protocol):
+    """Finds the nearest keys of a few queries, by one pass over bounds on all distances."""
+
+    def __call__(
+        self, keys: Tensor, bounds: Bounds, queries: Tensor, count: int, room: int, /
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Find them.
+
+        Args:
+            keys: (N, E) float32.
+            bounds: bounds on distances to the keys.
+            queries: (B, E) float32.
+            count: neighbors sought, at most N.
+            room: candidates that a query may have.
+
+        Returns:
+            Positions (B, count) int64 and squared distances (B, count) float64, ordered by distance and then position,
+            and which queries (B,) were answered; what is said of others means nothing.
+        """
+        ...
+
+
 class SketchBounds:
     """Bounds from sketches: one byte is read of each coordinate that is kept of a key."""
 

@@ -25,21 +25,10 @@ class _Candidates(NamedTuple):
 
 
 def search_strip(keys: Tensor, bounds: Bounds, queries: Tensor, count: int, room: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the nearest keys of a few queries.
+    """Find the nearest keys of a few queries, as `SearchStrip` says.
 
     What the first pass rules out, it rules out by a guess of the last neighbor's distance. Where that neighbor, once
     found, proves to lie beyond the guess, a second pass rules out by its distance.
-
-    Args:
-        keys: (N, E) float32, on the CPU.
-        bounds: bounds on distances to the keys.
-        queries: (B, E) float32.
-        count: neighbors sought, at most N.
-        room: candidates that a query may have.
-
-    Returns:
-        Positions (B, count) int64 and squared distances (B, count) float64, ordered by distance and then position, and
-        which queries (B,) were answered; what is said of others means nothing.
     """
     strip = bounds.prepare(queries)
     candidates = _scan(bounds, strip, np.full((len(queries), count), FAR, dtype=np.float32), room, guess=True)

@@ -10,7 +10,7 @@ keys themselves, and one with a great many keys at the same distance from it is 
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache, cached_property
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from otad_ray.memory.search import portable
-from otad_ray.memory.search.bounds import Bounds, SketchBounds, WholeBounds
+from otad_ray.memory.search.bounds import Bounds, SearchStrip, SketchBounds, WholeBounds
 from otad_ray.memory.search.costs import PruningRecord, choose_room, measure_seconds_without
 from otad_ray.memory.search.distances import take_root
 from otad_ray.memory.search.sketch import Sketch
@@ -33,7 +33,6 @@ _ROOM_BYTES = 256 << 20
 _CANDIDATE_BYTES = 12
 
 Nearest = tuple[Tensor, Tensor]
-SearchStrip = Callable[[Tensor, Bounds, Tensor, int, int], tuple[Tensor, Tensor, Tensor]]
 
 
 class _Stage(NamedTuple):

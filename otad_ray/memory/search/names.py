@@ -39,7 +39,7 @@ class SearchName:
             return cls(faiss_index=DEFAULT_INDEX)
         if index and kind in (_FAISS, _APPROXIMATE):
             return cls(faiss_index=index, approximate=kind == _APPROXIMATE)
-        raise InputError(f"unknown search {name!r}; known: {', '.join(SEARCHES)}")
+        raise InputError(f"unknown search {name!r}; known: {', '.join(SEARCHES)}, faiss:INDEX and approximate:INDEX")
 
 
 def name_search(search: str, faiss_index: str | None, *, approximate: bool) -> str:

@@ -30,19 +30,7 @@ class _Pairs(NamedTuple):
 
 
 def search_strip(keys: Tensor, bounds: Bounds, queries: Tensor, count: int, room: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Find the nearest keys of a few queries.
-
-    Args:
-        keys: (N, E) float32.
-        bounds: bounds on distances to the keys.
-        queries: (B, E) float32.
-        count: neighbors sought, at most N.
-        room: candidates that a query may have.
-
-    Returns:
-        Positions (B, count) int64 and squared distances (B, count) float64, ordered by distance and then position, and
-        which queries (B,) were answered; what is said of others means nothing.
-    """
+    """Find the nearest keys of a few queries, as `SearchStrip` says."""
     size, device = len(queries), queries.device
     (rows, positions, _), answered = _find_pairs(bounds, bounds.prepare(queries), count, room)
     found = torch.zeros(size, count, dtype=torch.int64, device=device)
