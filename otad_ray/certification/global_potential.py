@@ -1,43 +1,57 @@
 """Certificate of the potential over all training points, whose feature is L-Lipschitz everywhere.
 
-For the predicted class `a` let `n(z)` be the least margin of the head over the norm of its slope, less all that
-rounding and the solver's error at another input may take. It is concave and 1-Lipschitz, and above 0 the class is `a`.
-With `w = x - z / L` at the input, `e` a bound on the error of the feature there, `n_j = n(z_j)` and `eta` a bound on
-the rounding of a difference of values, let
+At the input x let `z = sum_i s_i z_i` be the feature, `w = x - z / L` the proximal point, and
+`level = sum_i s_i f_i(w)`. Let x' be another input, with feature z' and proximal point w', at which a rival class b
+beats the predicted class a: the margin `m(z') = <h, z'> + beta` is at most 0, with `h = h_a - h_b` and a beta that
+allows for all that rounding and the solver's error at x' may take. Let `t = |z' - z|`. Because
+`x' - x = w' - w + (z' - z) / L`,
 
-    T(m) = min over j with n_j < m of  max over i of (f_i(w) - f_j(w) - eta) / |z_i - z_j| - e / L,
+    |x' - x|^2 = |w' - w|^2 + t^2 / L^2 + 2 <w' - w, z' - z> / L,
 
-clipped at 0, and `T(0)` the same over `n_j <= 0`. While the input moves by less than `T(m)`, so does `w`, no such piece
-j is the largest, and the feature is a combination of pieces with `n_i >= m`: so is its own n. From there, to leave the
-class the feature must move by m and `w` by `T(0) - T(m)`, because some piece with `n_j <= 0` must become the largest.
-The proximal map is firmly nonexpansive, `|w' - w|^2 + |z' - z|^2 / L^2 <= |x' - x|^2`, which gives the radius
+and four things keep this from being small:
 
-    r = max over m of  T(m) + sqrt((T(0) - T(m))^2 + (m / L)^2),   0 <= m <= n(z) - e.
+- The feature must reach the border of the class: `t >= n` with `n = m(z) / |h|`.
+- Some piece j with `m(z_j) <= 0` must become the largest one. With `eta` for the rounding of a difference of values,
+  `|w' - w| >= T = min over such j of  max over i of (f_i(w) - f_j(w) - eta) / |z_i - z_j|`, bisectors of the power
+  diagram.
+- The pieces with weight s' at x' are the largest ones at w', so that `<w' - w, z' - z> >= sum_k s'_k sigma_k` with
+  `sigma_k = level - f_k(w)`, how far piece k lies below the solution at x: at least -gap.
+- For every `lambda >= 0` and every vector p, because `m(z') <= 0`,
 
-It holds at `m = 0`, as `T(0)`: bisectors of the power diagram; and contains `n(z) / L`: the Lipschitz bound. An m above
-`n(z)` is never allowed: pieces that are active together tie at `w`, where rounding would grant `m / L` for nothing.
+      sum_k s'_k sigma_k >= sum_k s'_k (sigma_k + lambda m(z_k) + <p, z_k - z>) - <p, z' - z> >= mu - |p| t,
+      mu = level + lambda beta - <p, z> - max_k f_k(w - lambda h - p).
+
+Together with `|w' - w| >= <w' - w, z' - z> / t` they give
+
+    |x' - x|^2 >= min over t >= n of  max(T, mu / t - |p|)^2 + t^2 / L^2 + 2 max(-gap, mu - |p| t) / L.
+
+Without a walk, at `mu = 0`, this is `T^2 + (n / L)^2`. The best p for a lambda is near `(z(y) - z) / L`, for the
+feature at `y = x - lambda h`, and the best lambda is where that y meets the border, `m(z(y)) = 0`: one walks from x
+against the slope of the margin up to the border, and looks back. Where one right and one wrong piece decide, the bound
+is exact.
+
+None of this assumes that x or y is solved exactly: `level` and z belong to the weights that the solver returned at x,
+and p to the place that it returned for y.
 """
 
-from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
+from otad_ray.certification.border_walk import BorderWalk, Obstacles, Start, bound_distance
 from otad_ray.certification.certificate import Certificate
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.motion import Motion
-from otad_ray.cip import CuttingPlanes, Pieces, Status
+from otad_ray.cip import CuttingPlanes, GlobalSolution, Pieces, Status
 from otad_ray.defenses import OTADGlobal
 
-LIPSCHITZ, BISECTORS, COMBINED = "lipschitz", "power_bisectors", "lipschitz_and_bisectors"
+LIPSCHITZ, WITH_BISECTORS, BORDER_WALK = "lipschitz", "lipschitz_and_bisectors", "border_walk"
 
-# Inputs certified at a time; values of all pieces are held in float64.
-_BLOCK_ROWS = 64
+# Inputs certified at a time: enough to share each pass over the pieces; values of all pieces are held in float64.
+_BLOCK_ROWS = 256
 # Pieces i of largest value that bisectors are formed with, and pieces j that they are formed for, closest ones first.
 _LARGEST, _MEASURED = 24, 384
-# Margins m that are tried.
-_MARGINS = 96
 # A number times this stays below itself after a few roundings in float64.
 _BELOW = 1 - 1e-12
 
@@ -52,13 +66,8 @@ class PieceTable:
         self.center = torch.stack([block.double().sum(0) for block in blocks]).sum(0) / len(pieces)
         self.spreads = torch.cat([(block.double() - self.center).norm(dim=1) for block in blocks])
         self.rounding = head.rounding(self.logits.new_tensor([pieces.largest_norm]))[0]
-        self._depths: dict[int, Tensor] = {}
-
-    def depths(self, predicted: int) -> Tensor:
-        """`n_j` (N,) of the pieces for a class, before the solver's error."""
-        if predicted not in self._depths:
-            self._depths[predicted] = self.head.depths(self.logits, self.rounding, predicted)
-        return self._depths[predicted]
+        # No radius is larger. Errors at other inputs grow with their distance.
+        self.largest_radius = pieces.largest_norm
 
 
 _tables: WeakKeyDictionary[OTADGlobal, PieceTable] = WeakKeyDictionary()
@@ -70,10 +79,10 @@ def certify_pieces(defense: OTADGlobal, inputs: Tensor, head: AffineHead, motion
     Rows that failed get 0. Within the radius the program must be solved to the solver's tolerance, as it was here.
 
     Args:
-        defense: the defense.
-        inputs: around which radii are wanted.
-        head: its affine head.
-        motion: how points move with the input.
+        defense: The defense.
+        inputs: The inputs around which radii are wanted.
+        head: Its affine head.
+        motion: How points move with the input.
     """
     table = _tables.get(defense)
     if table is None or table.pieces is not defense.pieces or not table.head.agrees_with(head):
@@ -84,22 +93,20 @@ def certify_pieces(defense: OTADGlobal, inputs: Tensor, head: AffineHead, motion
 
 def _certify_block(defense: OTADGlobal, inputs: Tensor, table: PieceTable, motion: Motion) -> Certificate:
     logits, _, solution = defense.forward_details(inputs)
-    pieces, smoothness = defense.pieces, defense.smoothness
-    places = solution.proximal
-    values = pieces.values(places)
-    rounding = pieces.rounding(places, torch.float64)
-    level = (solution.weights * values.gather(1, solution.index)).sum(1)
-    gap = (values.amax(1) - level).clamp_min(0) + 2 * rounding
-    error = (smoothness * gap).sqrt()
-    # In float64: the feature that the head is given was rounded, which its own allowance covers.
-    feature = smoothness * (defense.locate(inputs)[1].to(places) - places)
-    predicted = logits.argmax(1).tolist()
-    found = torch.zeros(len(inputs), dtype=torch.float64, device=places.device)
-    method = [""] * len(inputs)
-    for row, solved in enumerate((solution.status == Status.SOLVED).tolist()):
-        if solved:
-            certified = _Row(table, smoothness, predicted[row], places[row], values[row], feature[row])
-            found[row], method[row] = certified.radius(float(error[row]), 2 * float(rounding[row]))
+    device = solution.proximal.device
+    found, method = torch.zeros(len(inputs), dtype=torch.float64, device=device), [""] * len(inputs)
+    solved = (solution.status == Status.SOLVED).nonzero().squeeze(1)
+    if len(solved):
+        rows = _SolvedRows(
+            table,
+            defense.smoothness,
+            GlobalSolution(**{name: tensor[solved] for name, tensor in vars(solution).items()}),
+            defense.locate(inputs)[1].to(solution.proximal)[solved],
+            logits.argmax(1).to(device)[solved],
+        )
+        found[solved], names = rows.certify()
+        for row, name in zip(solved.tolist(), names, strict=True):
+            method[row] = name
     norms = inputs.flatten(1).double().norm(dim=1).to(found)
     radius = torch.where(found > 0, motion.radius(found * _BELOW, norms) * _BELOW, 0)
     return Certificate(
@@ -107,73 +114,72 @@ def _certify_block(defense: OTADGlobal, inputs: Tensor, table: PieceTable, motio
     )
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One input.
+class _SolvedRows:
+    """Solved inputs, and what keeps their rivals from winning."""
 
-    Attributes:
-        table: what is known of the pieces.
-        smoothness: L.
-        predicted: the class a.
-        place: w (D,).
-        values: `f_j(w)` (N,).
-        feature: z (D,), float64.
-    """
-
-    table: PieceTable
-    smoothness: float
-    predicted: int
-    place: Tensor
-    values: Tensor
-    feature: Tensor
-
-    def radius(self, error: float, rounding: float) -> tuple[float, str]:
-        """Return how far the point may move, and what proves it.
+    def __init__(
+        self, table: PieceTable, smoothness: float, solution: GlobalSolution, points: Tensor, predicted: Tensor
+    ) -> None:
+        """Measure all pieces at the proximal points.
 
         Args:
-            error: e.
-            rounding: eta.
+            table: What is known of the pieces.
+            smoothness: L.
+            solution: That of n rows.
+            points: Their points x (n, D), float64.
+            predicted: Their classes a (n,), int64.
         """
-        distances = self._leaving_distances(rounding) - error / self.smoothness
-        # Errors elsewhere grow with the radius, and make it smaller than this; twice, for margins off the grid.
-        within = 2 * self._combine(distances, 0.0, error)[0]
-        return self._combine(distances, self._solver_error(within), error)
+        self._table, self._smoothness, place = table, smoothness, solution.proximal
+        self._values = table.pieces.values(place)
+        self._rounding = 2 * table.pieces.rounding(place, torch.float64)
+        level = (solution.weights * self._values.gather(1, solution.index)).sum(1)
+        gap = (self._values.amax(1) - level).clamp_min(0) + self._rounding
+        # In float64: the feature that the head is given was rounded, which its own allowance covers.
+        feature = smoothness * (points - place)
+        self._start = Start(points, place, feature, level, gap, solution.index, predicted)
 
-    def _combine(self, distances: Tensor, elsewhere: float, error: float) -> tuple[float, str]:
-        """Return the largest radius over a grid of margins m.
+    def certify(self) -> tuple[Tensor, list[str]]:
+        """Return how far the points may move (n,), and what proves it."""
+        table, start = self._table, self._start
+        obstacles = self._find_obstacles()
+        bounds = bound_distance(self._smoothness, start.gap.unsqueeze(1), obstacles)
+        bounds = bounds.scatter(1, start.predicted.unsqueeze(1), torch.inf)
+        walk = BorderWalk(table.pieces, table.head, self._smoothness, start, obstacles, table.largest_radius)
+        radius, rivals = walk.improve(bounds).min(1)
+        rivals = rivals.unsqueeze(1)
+        walked = radius > bounds.gather(1, rivals).squeeze(1)
+        bisected = obstacles.bisector.gather(1, rivals).squeeze(1) > 0
+        names = [
+            BORDER_WALK if walk else WITH_BISECTORS if bisector else LIPSCHITZ
+            for walk, bisector in zip(walked.tolist(), bisected.tolist(), strict=True)
+        ]
+        return radius.clamp(max=table.largest_radius), names
 
-        Args:
-            distances: `T` (N,) of each piece j, not clipped.
-            elsewhere: bound on the error of the feature at other inputs.
-            error: e.
-        """
-        depths = self.table.depths(self.predicted) - elsewhere
-        own = self.table.head.depths(
-            self.table.head.logits(self.feature.unsqueeze(0)), self.table.rounding, self.predicted
-        )
-        highest = float(own) - elsewhere - error
-        margins = torch.linspace(0, max(highest, 0.0) * _BELOW, _MARGINS, dtype=torch.float64, device=depths.device)
-        # Bucket k holds the pieces that count from margin k on: those at or below 0, then those below margin k.
-        buckets = torch.bucketize(depths, margins, right=True).clamp(max=_MARGINS)
-        buckets = torch.where(depths <= 0, 0, buckets)
-        least = torch.full((_MARGINS + 1,), torch.inf, dtype=torch.float64, device=depths.device)
-        least = least.scatter_reduce(0, buckets, distances, "amin")[:_MARGINS].cummin(0).values
-        # Without any piece to leave for, the feature alone bounds the radius.
-        reach = least.clamp(min=0, max=2 * self.table.pieces.largest_norm / self.smoothness)
-        radii = reach + ((reach[0] - reach).square() + (margins / self.smoothness).square()).sqrt()
-        best = int(radii.argmax())
-        if best == 0:
-            return float(radii[0]), BISECTORS
-        return float(radii[best]), LIPSCHITZ if float(reach[best]) == 0 and float(reach[0]) == 0 else COMBINED
+    def _find_obstacles(self) -> Obstacles:
+        """Return what keeps rivals from winning; a rival that may win already has a depth and a bisector of 0."""
+        head, rounding, predicted = self._table.head, self._table.rounding, self._start.predicted
+        own, apart = predicted.unsqueeze(1), head.distances[predicted]
+        elsewhere = self._solver_error().unsqueeze(1) * apart
+        allowance = rounding[predicted].unsqueeze(1) + rounding + elsewhere
+        logits = head.logits(self._start.feature)
+        depth = ((logits.gather(1, own) - logits - allowance) / apart).clamp_min(0)
+        bisector = torch.stack([self._bisectors(row, allowance[row]) for row in range(len(depth))]).clamp_min(0)
+        return Obstacles(allowance, depth, torch.where(depth > 0, bisector, 0))
 
-    def _leaving_distances(self, rounding: float) -> Tensor:
+    def _bisectors(self, row: int, allowance: Tensor) -> Tensor:
+        """Return for every rival (C,) how far w must move before a piece that the rival wins is the largest one."""
+        predicted, logits = int(self._start.predicted[row]), self._table.logits
+        won = logits[:, predicted : predicted + 1] - logits - allowance <= 0
+        return torch.where(won, self._leaving_distances(row).unsqueeze(1), torch.inf).amin(0)
+
+    def _leaving_distances(self, row: int) -> Tensor:
         """Return lower bounds (N,) of `max_i (f_i(w) - f_j(w) - eta) / |z_i - z_j|`."""
-        values, pieces = self.values, self.table.pieces
+        values, pieces, spreads = self._values[row], self._table.pieces, self._table.spreads
+        rounding = self._rounding[row]
         top = values.topk(min(_LARGEST, len(values))).indices
         # No two pieces are further apart than the sum of their distances to the center.
         gaps = values[top[0]] - values - rounding
-        apart = self.table.spreads + self.table.spreads[top[0]] + torch.finfo(torch.float64).tiny
-        distances = gaps / apart
+        distances = gaps / (spreads + spreads[top[0]] + torch.finfo(torch.float64).tiny)
         closest = distances.topk(min(_MEASURED, len(distances)), largest=False).indices
         near, best = pieces.features[closest].double(), pieces.features[top].double()
         apart = torch.cdist(near, best, compute_mode="donot_use_mm_for_euclid_dist") * (1 + 1e-12)
@@ -183,11 +189,11 @@ class _Row:
         distances[closest] = torch.maximum(distances[closest], exact.amax(1))
         return distances
 
-    def _solver_error(self, within: float) -> float:
-        """Bound the error of the feature of any solved row within this distance of the point."""
-        pieces, norm = self.table.pieces, self.table.pieces.largest_norm
-        place = float(self.place.norm()) + within
+    def _solver_error(self) -> Tensor:
+        """Bound (n,) the error of the feature of any solved row that a radius may reach."""
+        pieces, norm = self._table.pieces, self._table.pieces.largest_norm
+        place = self._start.place.norm(dim=1) + self._table.largest_radius
         # As the solver measures the size of its values.
-        size = norm * place + pieces.largest_offset + 4 * norm * norm / self.smoothness
+        size = norm * place + pieces.largest_offset + 4 * norm * norm / self._smoothness
         tolerance = CuttingPlanes().tolerance + 4 * (pieces.dimension + 8) * torch.finfo(torch.float64).eps
-        return (self.smoothness * tolerance * size) ** 0.5
+        return (self._smoothness * tolerance * size).sqrt()

@@ -51,6 +51,11 @@ class AffineHead:
     def _tensors(self) -> tuple[Tensor, ...]:
         return self.weight, self.bias, self._sizes, self.seen
 
+    @property
+    def distances(self) -> Tensor:
+        """`|h_ab|` (C, C), rounded up; above 0, also where two classes have one weight."""
+        return self._apart.clamp_min(_TINY)
+
     def logits(self, features: Tensor) -> Tensor:
         """`W z + b` (n, C) float64 of features (n, D)."""
         return features.double() @ self.weight.T + self.bias
@@ -88,16 +93,6 @@ class AffineHead:
         margins = (logits - rounding).gather(1, own) - (logits + rounding)
         margins -= torch.as_tensor(feature_error).to(margins).reshape(-1, 1) * self._apart[predicted]
         return (margins / slopes[predicted]).scatter(1, own, torch.inf).amin(1).clamp_min(0)
-
-    def depths(self, logits: Tensor, rounding: Tensor, predicted: int) -> Tensor:
-        """`min_b (margin_ab(z) - E_a - E_b) / |h_ab|` (N,) for one class a, of logits (N, C) and rounding (C,).
-
-        Below 0 where another class may lead. Concave and 1-Lipschitz in the feature.
-        """
-        lead = logits[:, predicted : predicted + 1] - rounding[predicted]
-        margins = (lead - logits - rounding) / self._apart[predicted].clamp_min(_TINY)
-        margins[:, predicted] = torch.inf
-        return margins.amin(1)
 
     def radii(self, logits: Tensor, rounding: Tensor, predicted: int, slopes: Tensor) -> Tensor:
         """`radius` (N,) for one class, of logits (C, N) and rounding (C,); a class at a time is in cache."""

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from otad_ray.attacks.goals import margin
 from otad_ray.attacks.gradients import find_piece_direction
-from otad_ray.certification import certified_radius
-from otad_ray.certification.margins import AffineHead
+from otad_ray.certification import border_walk, certified_radius, global_potential
 from otad_ray.cip import CuttingPlanes, Pieces, Status, fit_potentials
 from otad_ray.cip.global_program import find_neighbors
+from otad_ray.cip.global_program.cutting_planes import WorkingSet, solve_pieces
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTADGlobal
 from otad_ray.errors import InputError
@@ -95,30 +95,44 @@ def test_no_attack_breaks_a_certified_digit(digits: tuple[OTADGlobal, Tensor, Te
     assert is_broken(defense, x, 1.25 * radius, steps).any()
 
 
+@pytest.mark.parametrize("planted", ["deeper", "fewer pieces", "forgetful"])
 @torch.no_grad()
-def test_a_margin_above_that_of_the_feature_would_be_caught(
-    digits: tuple[OTADGlobal, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
+def test_a_false_certificate_would_be_caught(
+    digits: tuple[OTADGlobal, Tensor, Tensor], planted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pieces that are active together tie: without the bound on m the grid would grant m / L for nothing."""
+    """Margins above that of the feature, walks that look at some pieces only, and walks without the turn |p|."""
     defense, x, _ = digits
-    x = x[:40]
+    x = x[:16]
     honest = certified_radius(defense, x).radius
-    depths = AffineHead.depths
+    if planted == "deeper":
+        find = global_potential._SolvedRows._find_obstacles
+        monkeypatch.setattr(
+            global_potential._SolvedRows,
+            "_find_obstacles",
+            lambda rows: find(rows)._replace(depth=2 * find(rows).depth),
+        )
+    elif planted == "fewer pieces":
+        monkeypatch.setattr(border_walk, "_SOLVER", SolvesOnce())
+    else:
+        bound = border_walk.bound_distance
+        monkeypatch.setattr(
+            border_walk, "bound_distance", lambda *given: bound(*given[:4], 0.5 * given[4] if len(given) > 4 else 0.0)
+        )
+    claimed = certified_radius(defense, x).radius
+    assert float((claimed > 1.01 * honest).double().mean()) > 0.2
+    assert is_broken(defense, x, 0.999 * claimed, steps=8).any()
 
-    def grant_more(head: AffineHead, logits: Tensor, rounding: Tensor, predicted: int) -> Tensor:
-        found = depths(head, logits, rounding, predicted)
-        # One row of logits is that of the feature itself, the others are those of the pieces.
-        return 2 * found if len(logits) == 1 else found
 
-    monkeypatch.setattr(AffineHead, "depths", grant_more)
-    planted = certified_radius(defense, x).radius
-    assert float((planted > 1.01 * honest).double().mean()) > 0.2
-    assert is_broken(defense, x, 0.999 * planted, steps=10).any()
+class SolvesOnce:
+    """The solution over the first pieces, taken for that over all of them."""
+
+    def solve(self, query: Tensor, pieces: Pieces, smoothness: float, first: Tensor) -> tuple[WorkingSet, Tensor]:
+        return solve_pieces(query, pieces, smoothness, first), query.new_zeros(len(query))
 
 
 @torch.no_grad()
-def test_the_radius_contains_both_certificates_that_it_combines(digits: tuple[OTADGlobal, Tensor, Tensor]) -> None:
-    """In plain loops: the Lipschitz bound n(z) / L, and T(0) over bisectors of all pairs of pieces."""
+def test_the_radius_contains_the_lipschitz_bound_and_the_bisectors(digits: tuple[OTADGlobal, Tensor, Tensor]) -> None:
+    """In plain loops: n(z) / L, and T over bisectors of all pairs of pieces."""
     defense, x, _ = digits
     x = x[:12]
     radius, _ = certified_radius(defense, x)
@@ -129,28 +143,62 @@ def test_the_radius_contains_both_certificates_that_it_combines(digits: tuple[OT
     features = defense.pieces.features.double()
     values = solution.proximal @ features.T + defense.pieces.offsets
 
-    def depth(feature: Tensor, own: int) -> float:
-        others = [b for b in range(10) if b != own]
-        margins = [(weight[own] - weight[b]) @ feature + bias[own] - bias[b] for b in others]
-        return min(float(m / (weight[own] - weight[b]).norm()) for m, b in zip(margins, others, strict=True))
-
     for row in range(len(x)):
         own = int(logits[row].argmax())
-        lipschitz = depth(solution.feature[row].double(), own) / defense.smoothness
-        margins = features @ (weight[own] - weight).T + bias[own] - bias
-        margins = margins / (weight[own] - weight).norm(dim=1).clamp_min(1e-30)
-        margins[:, own] = torch.inf
-        wrong = (margins.amin(1) <= 0).nonzero().squeeze(1)
-        ratio = (values[row].unsqueeze(1) - values[row, wrong]) / torch.cdist(features, features[wrong]).clamp_min(
-            1e-30
-        )
-        bisectors = max(0.0, float(ratio.amax(0).min()))
-        assert float(radius[row]) >= max(lipschitz, bisectors) - 5e-3
-        assert float(radius[row]) <= lipschitz + 2 * bisectors + 1e-6
+        reached = []
+        for rival in set(range(10)) - {own}:
+            slope, shift = weight[own] - weight[rival], bias[own] - bias[rival]
+            lipschitz = float((slope @ solution.feature[row].double() + shift) / slope.norm()) / defense.smoothness
+            wrong = (features @ slope + shift <= 0).nonzero().squeeze(1)
+            ratio = (values[row].unsqueeze(1) - values[row, wrong]) / torch.cdist(features, features[wrong]).clamp_min(
+                1e-30
+            )
+            reached.append((lipschitz**2 + max(0.0, float(ratio.amax(0).min())) ** 2) ** 0.5)
+        assert float(radius[row]) >= min(reached) - 5e-3
 
 
 def flat_defense(build, points: Tensor, features: Tensor, **settings: float) -> OTADGlobal:
     return make_defense(*build(points, features), PotentialConfig(**{"share": 1.0, **settings}))
+
+
+@pytest.mark.parametrize("smoothness", [0.7, 2.0, 20.0])
+@torch.no_grad()
+def test_two_pieces_are_certified_exactly(build, smoothness: float) -> None:
+    """From one piece to the other, w meets the bisector, the feature moves half the way, and the class changes."""
+    points = torch.tensor([[2.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    features = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    defense = flat_defense(build, points, features, smoothness=smoothness)
+    across = (features[0] - features[1]) / 2**0.5
+    # Where the logits of the two classes tie, w lies on the bisector, and the feature is the mean of the two.
+    offsets = defense.pieces.offsets
+    border = float(offsets[1] - offsets[0]) / 2**0.5
+    for distance in (0.05, 0.4, 0.9):
+        x = ((border + distance) * across + torch.tensor([0.0, 0.0, 0.3])).unsqueeze(0)
+        assert int(defense(x).argmax()) == 0
+        radius = float(certified_radius(defense, x).radius)
+        assert 0.99 * distance - 2e-3 <= radius <= distance
+
+
+@torch.no_grad()
+def test_radii_in_the_plane_are_near_the_exact_ones(build) -> None:
+    """The exact distance to the border of the class is found by rays in all directions."""
+    points = 2 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
+    features = points + 0.8 * torch.eye(2)[torch.arange(40) % 2]
+    net, memory = build(points, features, 2)
+    defense = make_defense(net, memory, PotentialConfig(smoothness=3.0, share=1.0))
+    angles = torch.linspace(0, 2 * torch.pi, 73)[:-1]
+    rays = torch.stack([angles.cos(), angles.sin()], 1)
+    lengths = torch.linspace(0.01, 1, 100)
+    queries = points[:10] + 0.05
+    radius = certified_radius(defense, queries).radius
+    shares = []
+    for query, own, certified in zip(queries, defense(queries).argmax(1), radius.tolist(), strict=True):
+        reached = (query + lengths.view(-1, 1, 1) * rays).flatten(0, 1)
+        changed = (defense(reached).argmax(1) != own).view(len(lengths), -1).any(1).nonzero()
+        exact = float(lengths[changed[0, 0]])
+        assert certified <= exact
+        shares.append(certified / exact)
+    assert sum(shares) / len(shares) > 0.85
 
 
 @torch.no_grad()
@@ -162,17 +210,19 @@ def test_methods_by_what_proves_the_radius(build) -> None:
     radius, method = certified_radius(defense, points[:3])
     lipschitz = 2**0.5 / 2 / 2.0
     assert (radius > 1.5 * lipschitz).all()
-    assert set(method) <= {"power_bisectors", "lipschitz_and_bisectors"}
-    # Between the classes pieces of both are active.
-    middle = torch.tensor([[1.6, 1.4, 0, 0]])
-    radius, method = certified_radius(defense, middle)
-    assert method == (["lipschitz"] if float(radius) > 0 else [""])
+    assert set(method) <= {"border_walk", "lipschitz_and_bisectors"}
+    # A class that leads by no more than rounding has no radius.
+    tie = torch.tensor([[1.5, 1.5, 0, 0]])
+    radius, method = certified_radius(defense, tie)
+    assert float(radius) < 0.05
 
 
 @torch.no_grad()
 def test_a_row_that_failed_gets_no_radius(digits: tuple[OTADGlobal, Tensor, Tensor], monkeypatch) -> None:
     defense, x, _ = digits
-    monkeypatch.setattr(CuttingPlanes, "solve", lambda _, *given: ORIGINAL_SOLVE(CuttingPlanes(max_rounds=1), *given))
+    monkeypatch.setattr(
+        CuttingPlanes, "solve", lambda _, *given, **known: ORIGINAL_SOLVE(CuttingPlanes(max_rounds=1), *given, **known)
+    )
     _, _, solution = defense.forward_details(x[:40])
     radius, method = certified_radius(defense, x[:40])
     failed = solution.status == Status.FAILED

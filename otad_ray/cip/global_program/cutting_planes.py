@@ -18,8 +18,6 @@ from otad_ray.cip.simplex_qp import solve_simplex_qp
 
 # Pieces that join a working set in a round.
 _NEW_PIECES = 8
-# Gap, relative to the size of the values, at which a row is finished: some roundings.
-_FINISHED = 1e-12
 
 
 class WorkingSet(NamedTuple):
@@ -51,13 +49,20 @@ class CuttingPlanes:
     Attributes:
         tolerance: The largest gap, relative to the size of the values, of a row that counts as solved.
         max_rounds: Rounds after which a row is given up.
+        finished: The gap, relative to the size of the values, at which a row is left as it is: some roundings.
     """
 
     tolerance: float = 1e-10
     max_rounds: int = 60
+    finished: float = 1e-12
 
     def solve(
-        self, query: Tensor, pieces: Pieces, smoothness: float, exclude: Tensor | None = None
+        self,
+        query: Tensor,
+        pieces: Pieces,
+        smoothness: float,
+        exclude: Tensor | None = None,
+        first: Tensor | None = None,
     ) -> tuple[WorkingSet, Tensor]:
         """Solve B rows.
 
@@ -66,21 +71,23 @@ class CuttingPlanes:
             pieces: The pieces.
             smoothness: L.
             exclude: A piece (B,) for each row that does not count.
+            first: Pieces (B, k) to begin with, such as those of a solution nearby; by default the largest ones at x.
 
         Returns:
             The solution over the last working set, and its gap over all N pieces (B,): a bound on
             `max_i f_i(w) - sum_i s_i f_i(w)`.
         """
         rows = torch.arange(len(query), device=query.device)
-        available = len(pieces) - (exclude is not None)
-        found = pieces.find_largest(query, min(_NEW_PIECES, available), exclude)
-        current = solve_pieces(query, pieces, smoothness, found.pieces)
+        if first is None:
+            available = len(pieces) - (exclude is not None)
+            first = pieces.find_largest(query, min(_NEW_PIECES, available), exclude).pieces
+        current = solve_pieces(query, pieces, smoothness, first)
         finished: list[tuple[Tensor, WorkingSet, Tensor]] = []
         for _ in range(self.max_rounds):
             left_out = None if exclude is None else exclude[rows]
             places = query[rows] - current.feature / smoothness
-            found, gap = _search(places, pieces, current, left_out)
-            done = gap <= _FINISHED * current.size
+            found, gap = self._search(places, pieces, current, left_out)
+            done = gap <= self.finished * current.size
             if bool(done.any()):
                 finished.append((rows[done], current.take(done), gap[done]))
                 rows, current, gap = rows[~done], current.take(~done), gap[~done]
@@ -96,23 +103,26 @@ class CuttingPlanes:
             finished.append((rows, current, gap.clamp_min(0)))
         return _assemble(finished, query)
 
-
-def _search(places: Tensor, pieces: Pieces, current: WorkingSet, exclude: Tensor | None) -> tuple[Largest, Tensor]:
-    """Find the largest pieces at places w (n, D), and the gap (n,) of the current solution over all pieces."""
-    # Those that have weight come first, and as many others are wanted.
-    support = int((current.weights > 0).sum(1).amax()) if len(places) else 0
-    count = min(support + _NEW_PIECES, len(pieces) - (exclude is not None))
-    found = pieces.find_largest(places, count, exclude)
-    gap = found.values.amax(1) - current.level
-    # Where the products leave open whether another piece is larger, all are measured, once nothing else is to do.
-    open_rows = ((gap <= _FINISHED * current.size) & (found.bound > found.values.amax(1))).nonzero().squeeze(1)
-    if len(open_rows):
-        left_out = None if exclude is None else exclude[open_rows]
-        exact = pieces.find_largest_exactly(places[open_rows], count, left_out)
-        highest = torch.maximum(exact.values.amax(1), exact.bound)
-        found.pieces[open_rows] = exact.pieces
-        gap[open_rows] = highest - current.level[open_rows]
-    return found, gap.clamp_min(0)
+    def _search(
+        self, places: Tensor, pieces: Pieces, current: WorkingSet, exclude: Tensor | None
+    ) -> tuple[Largest, Tensor]:
+        """Find the largest pieces at places w (n, D), and the gap (n,) of the current solution over all pieces."""
+        # Those that have weight come first, and as many others are wanted.
+        support = int((current.weights > 0).sum(1).amax()) if len(places) else 0
+        count = min(support + _NEW_PIECES, len(pieces) - (exclude is not None))
+        found = pieces.find_largest(places, count, exclude)
+        enough = self.finished * current.size
+        largest = found.values.amax(1)
+        gap, bound = largest - current.level, torch.maximum(largest, found.bound) - current.level
+        # Where the products leave open whether another piece is larger, all are measured, once nothing else is to do.
+        open_rows = ((gap <= enough) & (bound > enough)).nonzero().squeeze(1)
+        gap = torch.where(gap <= enough, bound, gap)
+        if len(open_rows):
+            left_out = None if exclude is None else exclude[open_rows]
+            exact = pieces.find_largest_exactly(places[open_rows], count, left_out)
+            found.pieces[open_rows] = exact.pieces
+            gap[open_rows] = torch.maximum(exact.values.amax(1), exact.bound) - current.level[open_rows]
+        return found, gap.clamp_min(0)
 
 
 def solve_pieces(query: Tensor, pieces: Pieces, smoothness: float, index: Tensor) -> WorkingSet:
