@@ -101,7 +101,7 @@ def _certify_block(defense: OTADGlobal, inputs: Tensor, table: PieceTable, motio
             table,
             defense.smoothness,
             GlobalSolution(**{name: tensor[solved] for name, tensor in vars(solution).items()}),
-            defense.locate(inputs)[1].to(solution.proximal)[solved],
+            defense.find_points(inputs).to(solution.proximal)[solved],
             logits.argmax(1).to(device)[solved],
         )
         found[solved], names = rows.certify()
@@ -153,7 +153,10 @@ class _SolvedRows:
             BORDER_WALK if walk else WITH_BISECTORS if bisector else LIPSCHITZ
             for walk, bisector in zip(walked.tolist(), bisected.tolist(), strict=True)
         ]
-        return radius.clamp(max=table.largest_radius), names
+        radius = radius.clamp(max=table.largest_radius)
+        # Points that were lifted into the features' space were rounded in float64.
+        terms = (table.pieces.dimension + 8) * torch.finfo(torch.float64).eps
+        return (radius - 2 * terms * (start.point.norm(dim=1) + radius)).clamp_min(0), names
 
     def _find_obstacles(self) -> Obstacles:
         """Return what keeps rivals from winning; a rival that may win already has a depth and a bisector of 0."""

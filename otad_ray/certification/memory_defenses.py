@@ -27,7 +27,7 @@ from otad_ray.certification.certificate import Certificate
 from otad_ray.certification.global_potential import certify_pieces
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.memory_table import MemoryTable, memory_table
-from otad_ray.certification.motion import Geometry, Motion
+from otad_ray.certification.motion import Geometry, Motion, isometry_defect
 from otad_ray.certification.nearest_neighbor import certify_nearest_neighbor
 from otad_ray.certification.neighborhoods import PredictedRows, neighborhood_certificate
 from otad_ray.certification.solver_error import solver_error
@@ -81,8 +81,11 @@ def certify_knn(defense: KNN, inputs: Tensor) -> Certificate:
 
 def certify_otad_global(defense: OTADGlobal, inputs: Tensor) -> Certificate:
     """Certificate of inputs (B, *shape) float32; neighbors, and so a metric net, have no part in it."""
-    head = _affine_head(defense, num_neighbors=1)
-    return certify_pieces(defense, inputs, head, _point_motion(defense))
+    head, motion = _affine_head(defense, num_neighbors=1), _point_motion(defense)
+    # Points that are kept as coordinates are lifted into the features' space.
+    stretch = 1 + isometry_defect(defense.memory.point_space)
+    motion = Motion(bound=motion.bound * stretch, rounding=motion.rounding * stretch)
+    return certify_pieces(defense, inputs, head, motion)
 
 
 # By the exact type: a subclass may predict otherwise, and then its certificate is another.

@@ -16,7 +16,7 @@ from otad_ray.defenses.base import PIECE_ARRAYS, PIECES_FOLDER, MemoryDefense, S
 from otad_ray.defenses.parts import DefenseParts, SavedParts
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
-from otad_ray.memory.potential import check_point_space
+from otad_ray.memory.potential import lift_points
 from otad_ray.models import Backbone, MetricNet
 from otad_ray.stages import stage
 
@@ -59,7 +59,6 @@ class OTADGlobal(MemoryDefense):
         """
         super().__init__(backbone, memory, metric)
         check_smoothness(smoothness)
-        check_point_space(memory)
         _check_pieces(memory, pieces, share)
         self.pieces, self.smoothness, self.share = pieces, smoothness, share
 
@@ -80,16 +79,29 @@ class OTADGlobal(MemoryDefense):
             blocks = self.pieces.features.detach().split(_BLOCK_ROWS)
             return torch.cat([self.backbone.head(block.to(parameter)).argmax(1) for block in blocks])
 
+    def find_points(self, inputs: Tensor) -> Tensor:
+        """Return the points (B, D) of inputs (B, *shape) in the space of the features, differentiable in them.
+
+        Points that the memory keeps as coordinates are lifted in float64, so that the lifting adds no rounding.
+        """
+        _, points = self.locate(inputs)
+        device = self.pieces.features.device
+        return (
+            points.to(device)
+            if self.memory.point_space is None
+            else lift_points(self.memory, points.to(device).double())
+        )
+
     def integrate(self, inputs: Tensor) -> GlobalSolution:
         """Return the solution of inputs (B, *shape), differentiable in them."""
-        _, points = self.locate(inputs)
+        points = self.find_points(inputs)
         with stage("solve"):
-            return integrate_globally(points.to(self.pieces.features.device), self.pieces, self.smoothness)
+            return integrate_globally(points, self.pieces, self.smoothness)
 
     def forward_details(self, inputs: Tensor) -> tuple[Tensor, Tensor, GlobalSolution]:
         """Logits (B, C), features (B, D), and the solution."""
         solution = self.integrate(inputs)
-        feature = solution.feature.to(inputs.device)
+        feature = solution.feature.to(inputs)
         with stage("model"):
             return self.backbone.head(feature), feature, solution
 
@@ -114,7 +126,8 @@ def _save_pieces(directory: Path, pieces: Pieces) -> None:
 
 def _check_pieces(memory: NeighborMemory, pieces: Pieces, share: float) -> None:
     """Raise InputError unless the pieces' features are the memory's, moved by `share`, as its first rows show."""
-    expected = torch.lerp(memory.points[:_CHECKED_ROWS], memory.features[:_CHECKED_ROWS], share)
+    points = lift_points(memory, memory.points[:_CHECKED_ROWS])
+    expected = torch.lerp(points, memory.features[:_CHECKED_ROWS], share)
     found = pieces.features.detach()[:_CHECKED_ROWS].to(expected)
     agrees = pieces.features.shape == memory.features.shape
     if not (agrees and bool((found - expected).norm() <= _TOLERANCE * expected.norm())):

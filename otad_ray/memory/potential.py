@@ -70,7 +70,6 @@ def measure_graph_rows(memory: NeighborMemory, positions: np.ndarray, config: Po
         A row for each position; others are positions in the memory, the nearest ones first. A random row may be the row
         itself: such an edge has no length, and no change.
     """
-    check_point_space(memory)
     rows = torch.from_numpy(positions)
     near, _ = memory.search(memory.keys[rows], config.graph_neighbors, exclude_ids=memory.ids[rows])
     # By the row's position, so that a shard's rows do not depend on the shard.
@@ -80,7 +79,8 @@ def measure_graph_rows(memory: NeighborMemory, positions: np.ndarray, config: Po
     ]
     others = torch.cat([near.cpu(), torch.from_numpy(np.stack(random))], 1)
     ends = torch.stack([rows.unsqueeze(1).expand_as(others), others], 2).flatten(0, 1)
-    differences, squares = measure_edges(memory.points, memory.features, ends.to(memory.points.device))
+    project = None if memory.point_space is None else memory.point_space.project
+    differences, squares = measure_edges(memory.points, memory.features, ends.to(memory.points.device), project)
     columns: dict[str, Tensor | list[str]] = {
         "id": memory.ids[rows],
         "others": others,
@@ -127,36 +127,32 @@ def move_pieces(memory: NeighborMemory, potentials: Tensor, config: PotentialCon
     The features are `x_i + beta (z_i - x_i)` and the potentials `|x_i|^2 / 2 + beta (u_i - |x_i|^2 / 2)`.
 
     Args:
-        memory: The points x and features z, in one space.
+        memory: The points x and features z.
         potentials: u (N,), float64, of the features as they are.
         config: L and beta.
 
     Raises:
-        InputError: For potentials of another memory, and for points that are kept in a smaller space.
+        InputError: For potentials of another memory.
     """
-    check_point_space(memory)
-    points, beta = memory.points, config.share
-    halves = torch.cat([block.double().square().sum(1) / 2 for block in points.split(_BLOCK_ROWS)])
-    if potentials.shape != halves.shape:
+    if potentials.shape != (len(memory),):
         raise InputError(
             f"{memory.directory} has {len(memory)} rows, got {tuple(potentials.shape)} potentials; fit them to it"
         )
-    if beta == 1:
-        features = memory.features
-    else:
-        # At no time more than the result is held.
-        features = torch.empty_like(memory.features)
-        for moved, near, full in zip(
-            *(rows.split(_BLOCK_ROWS) for rows in (features, points, memory.features)), strict=True
-        ):
-            torch.lerp(near, full, beta, out=moved)
-    return make_pieces(points, features, halves + beta * (potentials.to(halves) - halves), config.smoothness)
+    beta, potentials = config.share, potentials.to(memory.features.device)
+    # At no time more than the result is held.
+    features = memory.features if beta == 1 else torch.empty_like(memory.features)
+    offsets = []
+    for start in range(0, len(memory), _BLOCK_ROWS):
+        rows = slice(start, start + _BLOCK_ROWS)
+        points, moved = lift_points(memory, memory.points[rows]), features[rows]
+        if beta != 1:
+            torch.lerp(points, memory.features[rows], beta, out=moved)
+        halves = points.double().square().sum(1) / 2
+        part = make_pieces(points, moved, halves + beta * (potentials[rows] - halves), config.smoothness)
+        offsets.append(part.offsets)
+    return Pieces(features, torch.cat(offsets))
 
 
-def check_point_space(memory: NeighborMemory) -> None:
-    """Raise InputError for a memory whose points are coordinates in a smaller space than its features'."""
-    if memory.point_space is not None:
-        raise InputError(
-            f"the potential over all points needs points and features in one space; {memory.directory} keeps "
-            "coordinates of a transformer's points: take otad, which integrates them"
-        )
+def lift_points(memory: NeighborMemory, points: Tensor) -> Tensor:
+    """Return points (n, D) in the space of the features, of points (n, d) as the memory keeps them."""
+    return points if memory.point_space is None else memory.point_space.points(points)

@@ -1,5 +1,6 @@
 """Certificates of OTAD-T: points as coordinates, margins as numerators, and a class token that does not move."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,9 +10,16 @@ from otad_ray.certification.motion import isometry_defect
 from otad_ray.certification.solver_error import solver_error
 from otad_ray.cip import Regularity, gram_blocks
 from otad_ray.cip.program import cip_program
-from otad_ray.defenses import KNN, OTAD, MemoryDefense
+from otad_ray.defenses import KNN, OTAD, MemoryDefense, OTADGlobal
 from otad_ray.errors import InputError
-from otad_ray.memory import IntegrationConfig, NeighborMemory
+from otad_ray.memory import (
+    IntegrationConfig,
+    NeighborMemory,
+    PotentialConfig,
+    fit_graph,
+    measure_graph_rows,
+    move_pieces,
+)
 from otad_ray.models import LinearMargins, TokenSpace
 
 NEIGHBORS = 5
@@ -171,3 +179,20 @@ def test_a_net_of_another_precision_is_refused(vision, images) -> None:
     net.classifier.double()
     with pytest.raises(InputError, match=r"ViT computes in torch\.float32, torch\.float64"):
         certified_radius(defense, images.queries)
+
+
+@pytest.mark.parametrize(("net", "share"), zip(NETS, [0.5, 1.0, 0.8], strict=True))
+def test_no_attack_breaks_the_potential_over_all_points(
+    vision, images, broken, net: tuple[str, int], share: float
+) -> None:
+    """Points are lifted into the features' space, and radii are in the space of images."""
+    net, memory = vision(*net)
+    config = PotentialConfig(smoothness=2.0, share=share, graph_neighbors=6, random_pairs=3)
+    potentials = fit_graph(measure_graph_rows(memory, np.arange(len(memory)), config), config).potentials
+    pieces = move_pieces(memory, potentials, config)
+    defense = OTADGlobal(net, memory, pieces, smoothness=2.0, share=share)
+    radius, _ = certified_radius(defense, images.queries)
+    assert float((radius > 0).double().mean()) > 0.6
+    assert not broken(defense, radius).any()
+    # The attack is one that would find a radius that is too large.
+    assert broken(defense, 4 * radius).any()

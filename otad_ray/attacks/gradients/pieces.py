@@ -51,7 +51,7 @@ def find_piece_direction(defense: OTADGlobal, inputs: Tensor, labels: Tensor) ->
         across = across * ((right >= 0) & (wrong >= 0)).unsqueeze(1)
     with torch.enable_grad():
         moved = inputs.detach().requires_grad_()
-        _, points = defense.locate(moved)
+        points = defense.find_points(moved)
         (direction,) = torch.autograd.grad((points * across.to(points)).sum(), moved)
     return direction
 

@@ -5,6 +5,8 @@ the trapezoidal rule for the potential's change along the edge. Each edge of the
 `1 / |x_i - x_j|^2`. Edges to the nearest points are the exact ones, and random edges connect the whole.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -42,14 +44,24 @@ def fit_potentials(
     return solve_least_squares(len(points), ends, differences, squares)
 
 
-def measure_edges(points: Tensor, features: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `<z_i + z_j, x_i - x_j> / 2` and `|x_i - x_j|^2` (E,), float64, of edges ends (E, 2)."""
-    block = max(1, _BLOCK_BYTES // (8 * 4 * points.shape[1]))
+def measure_edges(
+    points: Tensor, features: Tensor, ends: Tensor, project: Callable[[Tensor], Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return `<z_i + z_j, x_i - x_j> / 2` and `|x_i - x_j|^2` (E,), float64.
+
+    Args:
+        points: x (N, d), or their coordinates in orthonormal bases of a smaller space.
+        features: z (N, D).
+        ends: The rows i and j (E, 2) of each edge.
+        project: The map from features to that smaller space; without one, `d = D`.
+    """
+    block = max(1, _BLOCK_BYTES // (8 * 4 * features.shape[1]))
     parts = []
     for pairs in ends.split(block):
         first, second = pairs.unbind(1)
         step = points[first].double() - points[second].double()
         mean = (features[first].double() + features[second].double()) / 2
+        mean = mean if project is None else project(mean)
         parts.append(torch.stack([(mean * step).sum(1), step.square().sum(1)]))
     found = torch.cat(parts, 1)
     return found[0], found[1]

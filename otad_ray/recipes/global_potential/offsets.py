@@ -12,6 +12,7 @@ from otad_ray.errors import InputError
 from otad_ray.machine import versions
 from otad_ray.memory import move_pieces
 from otad_ray.memory.array_files import map_array
+from otad_ray.memory.potential import lift_points
 from otad_ray.recipes.approximate_search import identify_search
 from otad_ray.recipes.backbone import ensure_backbone
 from otad_ray.recipes.global_potential.potentials import GraphTask, ensure_potentials
@@ -68,7 +69,12 @@ def _train(workspace: Workspace, pieces: Pieces, directory: Path) -> None:
         )
     logger.info("training the offsets of %d pieces", len(pieces))
     trained = train_offsets(
-        pieces, memory.points, memory.labels, margins, preset.potential.smoothness, preset.offset_training
+        pieces,
+        lift_points(memory, memory.points),
+        memory.labels,
+        margins,
+        preset.potential.smoothness,
+        preset.offset_training,
     )
     change = (trained.offsets - pieces.offsets).abs()
     with atomic_directory(directory) as temporary:

@@ -15,7 +15,6 @@ from otad_ray.engine.shards import ShardedDirectory, sum_stage_seconds
 from otad_ray.engine.task import RunSummary, Unit
 from otad_ray.memory import NeighborMemory, PotentialConfig, fit_graph, measure_graph_rows
 from otad_ray.memory.array_files import map_array
-from otad_ray.memory.potential import check_point_space
 from otad_ray.recipes.approximate_search import describe_label_search, identify_search, mark_rows, recall_metric
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.shard_job import ShardJob, Units, check_workers, run_shard_job
@@ -79,7 +78,6 @@ class PotentialJob(ShardJob):
     def prepare(self) -> Sequence[Units]:
         workspace, config = self.workspace, self.workspace.preset.potential
         self.memory = ensure_memory(workspace)
-        check_point_space(self.memory)
         self.memory.check_neighbors(config.graph_neighbors, leave_one_out=True)
         self._search = describe_label_search(self.memory, config.graph_neighbors)
         identity = _identify(self.memory, config)
@@ -161,7 +159,6 @@ def ensure_potentials(workspace: Workspace) -> Tensor:
 
 def _open_potentials(workspace: Workspace) -> Tensor:
     memory = ensure_memory(workspace)
-    check_point_space(memory)
     directory = workspace.directory(_KIND, _identify(memory, workspace.preset.potential))
     if not (directory.is_dir() and ShardedDirectory.open(directory, kind=_KIND).manifest["complete"]):
         workspace.refuse_to_build("potentials", directory, GraphTask.job_name)
