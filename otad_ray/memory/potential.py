@@ -29,8 +29,8 @@ class PotentialConfig:
         seed: of the random points.
     """
 
-    smoothness: float = 2.0
-    share: float = 0.8
+    smoothness: float = 3.0
+    share: float = 0.6
     graph_neighbors: int = 10
     random_pairs: int = 10
     seed: int = 0
