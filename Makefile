@@ -28,6 +28,8 @@ demo: $(STAMP)
 	@$(BIN)/python jobs/evaluate.py digits
 	@$(BIN)/python jobs/label_qcp.py digits
 
+# Bytecode is written whatever the user's environment says: each of dozens of processes would compile the tests anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from itertools import islice
 from math import isqrt, prod
 from pathlib import Path
@@ -164,13 +165,20 @@ def _decode_file(image: bytes, column: str) -> np.ndarray:
 
 def load_digits(part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """scikit-learn's 1797 digits, 8 x 8 with values 0..16 scaled to [0, 1]; 360 are test, stratified, seed 0."""
+    images, labels, parts = _read_digits()
+    ids = parts["train" if part == "train" else "test"]
+    return ids.copy(), images[ids, None] / 16, labels[ids]
+
+
+@cache
+def _read_digits() -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return the images (1797, 8, 8), their labels, and the sorted ids of each part: parsed once, for all callers."""
     from sklearn.datasets import load_digits as load
     from sklearn.model_selection import train_test_split
 
     bunch = load()
     train, test = train_test_split(np.arange(len(bunch.target)), test_size=360, stratify=bunch.target, random_state=0)
-    ids = np.sort(train if part == "train" else test)
-    return ids, bunch.images[ids, None] / 16, bunch.target[ids].astype(np.int64)
+    return bunch.images, bunch.target.astype(np.int64), {"train": np.sort(train), "test": np.sort(test)}
 
 
 def fetch_mnist(directory: Path) -> None:

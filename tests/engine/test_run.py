@@ -1,4 +1,7 @@
-"""The two backends: Ray actors and this process write the same shards, and a local job imports no Ray."""
+"""The two backends: Ray actors and this process write the same shards, and a local job imports no Ray.
+
+Tests that need a cluster are here, also that of a training: another file would start one more.
+"""
 
 import json
 import shutil
@@ -12,10 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers.digits_jobs import ON_RAY, REPOSITORY, label_config, quick_preset
+from otad_ray.errors import InputError
 from otad_ray.jobs.attack_sweep import run_attack_sweep
 from otad_ray.jobs.evaluate import EvaluateConfig, run_evaluation
 from otad_ray.jobs.label_qcp import run_label_job
-from otad_ray.options import JobConfig
+from otad_ray.jobs.train_backbone import run_backbone_training
+from otad_ray.options import JobConfig, TrainJobConfig
 from otad_ray.recipes.defenses import find_defenses
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.sweep.config import SweepConfig
@@ -74,6 +79,13 @@ def test_actors_and_this_process_write_identical_shards(
         shards[name] = read_shards(root)
     assert shards["here"] == shards["actors"]
     assert len(shards["here"]) > 3
+
+
+@pytest.mark.usefixtures("cluster")
+def test_more_training_workers_than_the_cluster_takes_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"num_workers is 3, but the cluster has 2 spare.*--num-workers 2"):
+        run_backbone_training(TrainJobConfig(preset=quick_preset(), storage=str(tmp_path), num_workers=3))
+    assert not list(tmp_path.iterdir())
 
 
 NO_RAY = """

@@ -32,6 +32,19 @@ def primal_by_clarabel(
 
     cross_coefficient: of `<z, x - x_i>`, `2 c l / L` in the paper; 1 in the authors' code.
     """
+    if len(query) > 2 * len(points) + 1:
+        # The program knows lengths and angles only: Clarabel solves it in coordinates of the span of what it is given.
+        basis = np.linalg.qr(np.vstack([query, points, features]).T)[0]
+        value, feature = primal_by_clarabel(
+            query @ basis,
+            points @ basis,
+            features @ basis,
+            potentials,
+            smoothness=smoothness,
+            strong_convexity=strong_convexity,
+            cross_coefficient=cross_coefficient,
+        )
+        return value, basis @ feature
     ratio = strong_convexity / smoothness
     c = 1 / (2 * (1 - ratio))
     paper_coefficient = 2 * c * ratio

@@ -86,6 +86,8 @@ def test_logged_model_loads_elsewhere_without_pickle_and_gives_the_same_logits(
             "MLFLOW_TRACKING_URI": default_tracking_uri(None, root),
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
             "PYTHONPATH": "",
+            # Bytecode would be written into the logged model, whose files another test lists.
+            "PYTHONDONTWRITEBYTECODE": "1",
         },
         cwd=tmp_path,
         capture_output=True,

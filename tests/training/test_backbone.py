@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
+from helpers.processes import run_in_two_processes
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.errors import InputError
 from otad_ray.models import Backbone, BackboneConfig, build_backbone
@@ -132,7 +132,7 @@ def test_two_processes_learn_what_one_learns(rows, uninterrupted, tmp_path: Path
     """Also when they go on from a state that one process left."""
     store = TrainingStore(tmp_path / "state")
     train_until(1, rows, store)
-    mp.spawn(_train_as_one_of, (2, str(tmp_path), CONFIG, 1437), nprocs=2)
+    run_in_two_processes(_train_as_one_of, str(tmp_path), CONFIG, 1437)
     state = store.load(4)
     for found, expected in zip(state.history, uninterrupted[1], strict=True):
         assert found.values() == pytest.approx(expected.values(), rel=1e-4)
@@ -144,7 +144,7 @@ def test_two_processes_learn_what_one_learns(rows, uninterrupted, tmp_path: Path
 def test_every_process_sees_that_training_diverges_and_may_have_no_rows(tmp_path: Path) -> None:
     # The last batch has one row, for two processes.
     diverging = TrainingConfig(epochs=3, batch_size=64, learning_rate=1e6)
-    mp.spawn(_train_as_one_of, (2, str(tmp_path), diverging, 65), nprocs=2)
+    run_in_two_processes(_train_as_one_of, str(tmp_path), diverging, 65)
     for rank in range(2):
         assert "lower learning_rate (1000000.0)" in (tmp_path / f"diverged-{rank}").read_text()
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.nn import functional
 
+from helpers.processes import run_in_two_processes
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.errors import InputError
 from otad_ray.models import (
@@ -102,7 +102,7 @@ def _train_as_one_of(rank: int, size: int, directory: str) -> None:
 def test_two_processes_learn_from_the_triplets_of_the_whole_batch(rows, tmp_path: Path) -> None:
     history: list[EpochMetrics] = []
     expected = train_metric_net(new_metric(), *rows, METRIC, on_epoch=history.append)
-    mp.spawn(_train_as_one_of, (2, str(tmp_path)), nprocs=2)
+    run_in_two_processes(_train_as_one_of, str(tmp_path))
     state = TrainingStore(tmp_path / "state").load(3)
     for found, wanted in zip(state.history, history, strict=True):
         assert found.values() == pytest.approx(wanted.values(), rel=1e-3)

@@ -35,6 +35,9 @@ class SkewConvolution(nn.Module):
         self.bias = nn.Parameter((2 * torch.rand(num_outputs) - 1) * num_outputs**-0.5)
         self.left: Tensor
         self.register_buffer("left", functional.normalize(torch.randn(channels), dim=0))
+        if self.weight.is_meta:
+            # A layer that is built for its shapes alone has no values to iterate on.
+            return
         for _ in range(_FIRST_ITERATIONS):
             self._improve_left(self._skew())
 
