@@ -32,21 +32,7 @@ class ProductOracle:
         return self.pieces.find_vertices(self.query, self.smoothness, self._count(0), self.exclude)
 
     def solve(self, rows: Tensor, index: Tensor, start: Tensor | None) -> WorkingSet:
-        query, smoothness = self.query[rows], self.smoothness
-        features, offsets = self.pieces.take(index), self.pieces.offsets.detach()[index]
-        center = features.mean(1, keepdim=True)
-        centered = features - center
-        # Up to a constant, <z_i, x> + c_i less the part of |z|^2 / 2L that is linear in the centered weights.
-        slope = query.unsqueeze(1) - center / smoothness
-        linear = (centered * slope).sum(2) + offsets
-        linear = linear - linear.amax(1, keepdim=True)
-        gram = centered @ centered.mT
-        weights = solve_simplex_qp(gram / (2 * smoothness), linear, start=start)
-        feature = (center + weights.unsqueeze(1) @ centered).squeeze(1)
-        values = (features @ (query - feature / smoothness).unsqueeze(2)).squeeze(2) + offsets
-        spread = gram.diagonal(dim1=1, dim2=2).amax(1) / smoothness
-        rounding = values.abs().amax(1) + features.square().sum(2).amax(1) / smoothness
-        return WorkingSet(index, weights, feature, (weights * values).sum(1), torch.maximum(spread, rounding))
+        return solve_pieces(self.query[rows], self.pieces, self.smoothness, index, start)
 
     def find_largest(self, rows: Tensor, current: WorkingSet) -> tuple[Tensor, Tensor]:
         places, exclude = self._place(rows, current)
@@ -79,3 +65,23 @@ class ProductOracle:
     def _count(self, known: int) -> int:
         """Return how many pieces are sought if so many are known."""
         return min(known + NEW_PIECES, len(self.pieces) - (self.exclude is not None))
+
+
+def solve_pieces(
+    query: Tensor, pieces: Pieces, smoothness: float, index: Tensor, start: Tensor | None = None
+) -> WorkingSet:
+    """Solve the program over the pieces at positions index (n, k), of queries (n, D), float64, from weights (n, k)."""
+    features, offsets = pieces.take(index), pieces.offsets.detach()[index]
+    center = features.mean(1, keepdim=True)
+    centered = features - center
+    # Up to a constant, <z_i, x> + c_i less the part of |z|^2 / 2L that is linear in the centered weights.
+    slope = query.unsqueeze(1) - center / smoothness
+    linear = (centered * slope).sum(2) + offsets
+    linear = linear - linear.amax(1, keepdim=True)
+    gram = centered @ centered.mT
+    weights = solve_simplex_qp(gram / (2 * smoothness), linear, start=start)
+    feature = (center + weights.unsqueeze(1) @ centered).squeeze(1)
+    values = (features @ (query - feature / smoothness).unsqueeze(2)).squeeze(2) + offsets
+    spread = gram.diagonal(dim1=1, dim2=2).amax(1) / smoothness
+    rounding = values.abs().amax(1) + features.square().sum(2).amax(1) / smoothness
+    return WorkingSet(index, weights, feature, (weights * values).sum(1), torch.maximum(spread, rounding))
