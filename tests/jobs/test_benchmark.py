@@ -36,6 +36,7 @@ def test_search_is_measured_printed_and_tracked(storage: Path, capsys: pytest.Ca
     assert {"processor", "cores", "memory", "commit"} <= set(run.data.params)
 
 
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # POT's by Clarabel; the note says how much.
 def test_the_global_program_is_measured_against_clarabel_pot_and_itself(
     storage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
