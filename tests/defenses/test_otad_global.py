@@ -164,6 +164,7 @@ def test_identity_says_how_pieces_were_chosen(defense: OTADGlobal) -> None:
     assert all(first != second for place, first in enumerate(identities) for second in identities[:place])
     # That of all pieces is what it was before they could be compressed.
     assert set(defense.identity()) == {"kind", "backbone", "memory", "smoothness", "share", "offsets"}
+    assert set(identities[0]) == {*defense.identity(), "pieces", "clusters"}
 
 
 def test_refuses_means_of_other_clusters(defense: OTADGlobal) -> None:
