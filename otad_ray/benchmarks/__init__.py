@@ -4,6 +4,7 @@ from otad_ray.benchmarks.attacks import measure_pgd, measure_square
 from otad_ray.benchmarks.certification import measure_certificates
 from otad_ray.benchmarks.cip import measure_cip
 from otad_ray.benchmarks.forward import measure_forward
+from otad_ray.benchmarks.global_program import measure_compression, measure_global_clarabel, measure_global_pot
 from otad_ray.benchmarks.measurement import Measurement, best_of, threads
 from otad_ray.benchmarks.purifiers import measure_purifier
 from otad_ray.benchmarks.search import measure_search, time_flat_search
@@ -18,7 +19,10 @@ __all__ = [
     "best_of",
     "measure_certificates",
     "measure_cip",
+    "measure_compression",
     "measure_forward",
+    "measure_global_clarabel",
+    "measure_global_pot",
     "measure_pgd",
     "measure_purifier",
     "measure_search",

@@ -22,30 +22,33 @@ _TIGHT = 1e-11
 _STEPS_PER_VARIABLE = 10
 
 
-def solve_simplex_qp(quadratic: Tensor, linear: Tensor, *, rank_tolerance: float = 1e-12) -> Tensor:
+def solve_simplex_qp(
+    quadratic: Tensor, linear: Tensor, *, start: Tensor | None = None, rank_tolerance: float = 1e-12
+) -> Tensor:
     """Weights `s` (B, K) that maximize `<b, s> - s' H s` on the simplex.
 
     quadratic: `H` (B, K, K), float64, symmetric positive semidefinite. linear: `b` (B, K), float64.
+    start: weights (B, K) on the simplex that are optimal among those without further indices; they save steps.
     rank_tolerance: eigenvalues of `H` on the active face below this fraction of the largest count as zero
     in the gradient; set it above the relative rounding error of `H`'s entries.
 
     Differentiable in both; `s` need not be unique, and the gradient is exact for every function of `s` that
     depends on it only through `H s` and the optimal value.
     """
-    return _SimplexQP.apply(quadratic, linear, rank_tolerance)
+    return _SimplexQP.apply(quadratic, linear, start, rank_tolerance)
 
 
 class _SimplexQP(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, quadratic: Tensor, linear: Tensor, rank_tolerance: float) -> Tensor:
-        weights = _active_set(quadratic, linear)
+    def forward(ctx: Any, quadratic: Tensor, linear: Tensor, start: Tensor | None, rank_tolerance: float) -> Tensor:
+        weights = _active_set(quadratic, linear, start)
         ctx.save_for_backward(quadratic, linear, weights)
         ctx.rank_tolerance = rank_tolerance
         return weights
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """Differentiate `2 H_AA s_A + mu = b_A`, `sum s_A = 1`; A are the indices that are optimal to use.
 
         Not the support of `s`: where `s` is not unique that may be too small for the exact gradient.
@@ -59,17 +62,19 @@ class _SimplexQP(torch.autograd.Function):
         inverse = torch.linalg.pinv(reduced, rtol=ctx.rank_tolerance, hermitian=True)
         adjoint = (inverse @ (projector @ gradient.unsqueeze(2))).squeeze(2)
         outer = adjoint.unsqueeze(2) * weights.unsqueeze(1)
-        return -(outer + outer.mT), adjoint, None
+        return -(outer + outer.mT), adjoint, None, None
 
 
-def _active_set(quadratic: Tensor, linear: Tensor) -> Tensor:
+def _active_set(quadratic: Tensor, linear: Tensor, start: Tensor | None) -> Tensor:
     size = linear.shape[1]
     quadratic, linear = _normalized(quadratic, linear)
     weights = torch.zeros_like(linear)
-    # The best vertex: the largest lower bound known without solving.
-    best = (linear - quadratic.diagonal(dim1=1, dim2=2)).argmax(1, keepdim=True)
     rows = torch.arange(linear.shape[0], device=linear.device)
-    current = weights.scatter(1, best, 1.0)
+    if start is None:
+        # The best vertex: the largest lower bound known without solving.
+        best = (linear - quadratic.diagonal(dim1=1, dim2=2)).argmax(1, keepdim=True)
+        start = weights.scatter(1, best, 1.0)
+    current = start
     active = current > 0
     solved = torch.ones_like(rows, dtype=torch.bool)
 

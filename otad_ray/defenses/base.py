@@ -32,6 +32,8 @@ CIP_NET_FOLDER = "cip_net"
 PIECES_FOLDER = "pieces"
 # The files of that folder, fields of `Pieces`.
 PIECE_ARRAYS = ("features", "offsets")
+# The file beside them of pieces that are means over clusters.
+CLUSTERS_ARRAY = "clusters"
 # What a saved defense may hold, each named in its description.
 NETWORK_FOLDERS = (BACKBONE_FOLDER, METRIC_FOLDER, CIP_NET_FOLDER, PIECES_FOLDER)
 

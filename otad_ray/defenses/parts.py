@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from otad_ray.cip import Pieces, Regularity
-from otad_ray.defenses.base import CIP_NET_FOLDER, METRIC_FOLDER, PIECE_ARRAYS, PIECES_FOLDER
+from otad_ray.defenses.base import CIP_NET_FOLDER, CLUSTERS_ARRAY, METRIC_FOLDER, PIECE_ARRAYS, PIECES_FOLDER
 from otad_ray.memory import IntegrationConfig, NeighborMemory, PotentialConfig
 from otad_ray.memory.array_files import map_array
 from otad_ray.models import Backbone, CipNet, MetricNet, load_backbone, load_cip_net, load_metric_net
@@ -53,7 +53,12 @@ class DefenseParts(Protocol):
 
     @property
     def pieces(self) -> Pieces:
-        """The pieces of that potential, one for each training point."""
+        """The pieces of that potential, one for each training point or for each cluster of them."""
+        ...
+
+    @property
+    def clusters(self) -> Tensor | None:
+        """The cluster (N,) of each training point; None if each has its own piece."""
         ...
 
 
@@ -101,18 +106,25 @@ class SavedParts:
 
     @cached_property
     def potential(self) -> PotentialConfig:
-        return PotentialConfig(smoothness=float(self.settings["smoothness"]), share=float(self.settings["share"]))
+        return PotentialConfig(
+            smoothness=float(self.settings["smoothness"]),
+            share=float(self.settings["share"]),
+            pieces=self.settings.get("pieces"),
+        )
 
     @cached_property
     def pieces(self) -> Pieces:
-        shapes = (tuple(self.memory.features.shape), (len(self.memory),))
+        count, dimension = self.potential.pieces or len(self.memory), self.memory.features.shape[1]
+        arrays = zip(PIECE_ARRAYS, ((count, dimension), (count,)), strict=True)
+        return Pieces(*(self._map_piece_array(name, shape) for name, shape in arrays))
+
+    @cached_property
+    def clusters(self) -> Tensor | None:
+        return None if self.potential.pieces is None else self._map_piece_array(CLUSTERS_ARRAY, (len(self.memory),))
+
+    def _map_piece_array(self, name: str, shape: tuple[int, ...]) -> Tensor:
         folder = self.directory / self._description[PIECES_FOLDER]
-        return Pieces(
-            *(
-                map_array(folder / f"{name}.npy", shape).to(self.memory.features.device)
-                for name, shape in zip(PIECE_ARRAYS, shapes, strict=True)
-            )
-        )
+        return map_array(folder / f"{name}.npy", shape).to(self.memory.features.device)
 
     def read_network(self, folder: str, family: Family[Network]) -> Network:
         """Return the network that is saved in a folder of the defense."""

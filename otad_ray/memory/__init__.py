@@ -2,6 +2,7 @@
 
 from otad_ray.memory.approximation import approximate_feature, net_inputs
 from otad_ray.memory.columns import make_column, make_list_column
+from otad_ray.memory.compression import average_pieces, check_compression, cluster_points
 from otad_ray.memory.integration import (
     IntegrationConfig,
     Neighborhood,
@@ -34,6 +35,9 @@ __all__ = [
     "SearchName",
     "Verification",
     "approximate_feature",
+    "average_pieces",
+    "check_compression",
+    "cluster_points",
     "fit_graph",
     "integrate_neighbors",
     "label_features",

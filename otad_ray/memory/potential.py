@@ -1,5 +1,6 @@
 """The potential over all points of a memory: its settings, the rows of its graph, and its pieces."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,8 @@ from otad_ray.errors import InputError
 from otad_ray.memory.columns import make_column
 from otad_ray.memory.neighbor_memory import NeighborMemory
 
-_BLOCK_ROWS = 8192
+# Rows that are moved at a time.
+BLOCK_ROWS = 8192
 _STATUS = "solved"
 
 
@@ -26,7 +28,9 @@ class PotentialConfig:
         share: beta, the part of its displacement by which a feature is moved, x + beta (z - x), above 0.
         graph_neighbors: nearest points that each point's potential is compared with.
         random_pairs: random points that it is compared with too, so that the whole is connected.
-        seed: of the random points.
+        seed: of the random points, and of the clusters' first centers.
+        pieces: affine pieces that the potential is compressed to, each the mean of a cluster of training points of one
+            class; by default one piece for each training point.
     """
 
     smoothness: float = 3.0
@@ -34,6 +38,7 @@ class PotentialConfig:
     graph_neighbors: int = 10
     random_pairs: int = 10
     seed: int = 0
+    pieces: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("smoothness", "share"):
@@ -42,6 +47,8 @@ class PotentialConfig:
         for name, least in (("graph_neighbors", 1), ("random_pairs", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"need potential.{name} >= {least}, got {getattr(self, name)}")
+        if self.pieces is not None and self.pieces < 1:
+            raise InputError(f"need potential.pieces >= 1, got {self.pieces}; leave it out for all training points")
 
     @property
     def graph(self) -> dict[str, Any]:
@@ -134,23 +141,35 @@ def move_pieces(memory: NeighborMemory, potentials: Tensor, config: PotentialCon
     Raises:
         InputError: For potentials of another memory.
     """
+    # At no time more than the result is held.
+    features = memory.features if config.share == 1 else torch.empty_like(memory.features)
+    offsets, start = [], 0
+    for points, moved, values in move_blocks(memory, potentials, config):
+        rows = slice(start, start + len(points))
+        if config.share != 1:
+            features[rows] = moved
+        offsets.append(make_pieces(points, moved, values, config.smoothness).offsets)
+        start = rows.stop
+    return Pieces(features, torch.cat(offsets))
+
+
+def move_blocks(
+    memory: NeighborMemory, potentials: Tensor, config: PotentialConfig
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield points (n, D), moved features (n, D) and moved potentials (n,) of all rows, a block at a time.
+
+    Raises:
+        InputError: For potentials of another memory.
+    """
     if potentials.shape != (len(memory),):
         raise InputError(
             f"{memory.directory} has {len(memory)} rows, got {tuple(potentials.shape)} potentials; fit them to it"
         )
-    beta, potentials = config.share, potentials.to(memory.features.device)
-    # At no time more than the result is held.
-    features = memory.features if beta == 1 else torch.empty_like(memory.features)
-    offsets = []
-    for start in range(0, len(memory), _BLOCK_ROWS):
-        rows = slice(start, start + _BLOCK_ROWS)
-        points, moved = lift_points(memory, memory.points[rows]), features[rows]
-        if beta != 1:
-            torch.lerp(points, memory.features[rows], beta, out=moved)
+    arrays = (memory.points, memory.features, potentials.to(memory.features.device))
+    for kept, full, values in zip(*(array.split(BLOCK_ROWS) for array in arrays), strict=True):
+        points = lift_points(memory, kept)
         halves = points.double().square().sum(1) / 2
-        part = make_pieces(points, moved, halves + beta * (potentials[rows] - halves), config.smoothness)
-        offsets.append(part.offsets)
-    return Pieces(features, torch.cat(offsets))
+        yield points, torch.lerp(points, full, config.share), halves + config.share * (values - halves)
 
 
 def lift_points(memory: NeighborMemory, points: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from otad_ray.cip import CrossTerm, Pieces, solver_fingerprint
 from otad_ray.defenses import DEFENSES, Defense
@@ -29,6 +29,7 @@ from otad_ray.recipes.baselines.recipe import (
 from otad_ray.recipes.baselines.settings import parse_changes
 from otad_ray.recipes.cip_net import ensure_cip_net
 from otad_ray.recipes.defense_source import NET, DefenseSource
+from otad_ray.recipes.global_potential.clusters import ensure_clusters
 from otad_ray.recipes.global_potential.offsets import ensure_pieces
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.metric_net import ensure_metric
@@ -97,6 +98,10 @@ class PresetParts:
     @property
     def pieces(self) -> Pieces:
         return ensure_pieces(self.workspace)
+
+    @property
+    def clusters(self) -> Tensor | None:
+        return ensure_clusters(self.workspace)
 
 
 def find_defenses(

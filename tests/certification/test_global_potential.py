@@ -9,7 +9,8 @@ from otad_ray.attacks.gradients import find_piece_direction
 from otad_ray.certification import border_walk, certified_radius, global_potential
 from otad_ray.cip import CuttingPlanes, Pieces, Status, fit_potentials
 from otad_ray.cip.global_program import find_neighbors
-from otad_ray.cip.global_program.cutting_planes import WorkingSet, solve_pieces
+from otad_ray.cip.global_program.product_oracle import solve_pieces
+from otad_ray.cip.global_program.working_set import WorkingSet
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTADGlobal
 from otad_ray.errors import InputError
@@ -124,10 +125,10 @@ def test_a_false_certificate_would_be_caught(
 
 
 class SolvesOnce:
-    """The solution over the first pieces, taken for that over all of them."""
+    """The solution over the three heaviest pieces, taken for that over all of them."""
 
     def solve(self, query: Tensor, pieces: Pieces, smoothness: float, first: Tensor) -> tuple[WorkingSet, Tensor]:
-        return solve_pieces(query, pieces, smoothness, first), query.new_zeros(len(query))
+        return solve_pieces(query, pieces, smoothness, first[:, :3]), query.new_zeros(len(query))
 
 
 @torch.no_grad()

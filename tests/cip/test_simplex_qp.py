@@ -59,3 +59,16 @@ def test_many_random_programs_of_many_shapes() -> None:
             levels = torch.randn(4000, size, generator=generator, dtype=torch.float64) * rank**0.5
             linear = quadratic.diagonal(dim1=1, dim2=2) + levels
             assert gap(quadratic, linear, solve_simplex_qp(quadratic, linear)).max() < 1e-12
+
+
+def test_starting_from_the_optimum_over_fewer_indices_reaches_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(100, 12, 8, generator=generator, dtype=torch.float64)
+    quadratic, linear = vectors @ vectors.mT, torch.rand(100, 12, generator=generator, dtype=torch.float64)
+    fewer = solve_simplex_qp(quadratic[:, :7, :7], linear[:, :7])
+    start = torch.cat([fewer, torch.zeros(100, 5, dtype=torch.float64)], 1)
+    found = solve_simplex_qp(quadratic, linear, start=start)
+    assert gap(quadratic, linear, found).max() < 1e-12
+    torch.testing.assert_close(found, solve_simplex_qp(quadratic, linear), rtol=0, atol=1e-9)
+    # Where it is optimal already, nothing is changed.
+    assert torch.equal(solve_simplex_qp(quadratic, linear, start=found), found)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 from otad_ray.cip import Pieces, Status
 from otad_ray.defenses import DEFENSES, OTADGlobal, load_defense
 from otad_ray.errors import InputError
-from otad_ray.memory import NeighborMemory, PotentialConfig, move_pieces
+from otad_ray.memory import NeighborMemory, PotentialConfig, average_pieces, cluster_points, move_pieces
 from otad_ray.models import Backbone, BackboneConfig, build_backbone
 
 CONFIG = PotentialConfig(smoothness=1.8, share=0.7)
@@ -43,11 +44,26 @@ def memory(tmp_path: Path, net: Backbone) -> NeighborMemory:
 
 @pytest.fixture
 def defense(net: Backbone, memory: NeighborMemory) -> OTADGlobal:
-    pieces = move_pieces(memory, memory.points.double().square().sum(1) / 2, CONFIG)
-    parts = SimpleNamespace(backbone=net, memory=memory, metric=None, potential=CONFIG, pieces=pieces)
+    return make(net, memory, move_pieces(memory, potentials(memory), CONFIG))
+
+
+def make(net: Backbone, memory: NeighborMemory, pieces: Pieces, clusters: torch.Tensor | None = None) -> OTADGlobal:
+    parts = SimpleNamespace(
+        backbone=net, memory=memory, metric=None, potential=CONFIG, pieces=pieces, clusters=clusters
+    )
     made = DEFENSES["otad_global"].from_parts(parts)
     assert isinstance(made, OTADGlobal)
     return made
+
+
+def compress(defense: OTADGlobal, **fields) -> OTADGlobal:
+    memory, config = defense.memory, replace(CONFIG, **fields)
+    clusters = cluster_points(memory, config)
+    return make(defense.backbone, memory, average_pieces(memory, potentials(memory), clusters, config), clusters)
+
+
+def potentials(memory: NeighborMemory) -> torch.Tensor:
+    return memory.points.double().square().sum(1) / 2
 
 
 def test_logits_are_the_head_of_the_solution(defense: OTADGlobal) -> None:
@@ -120,3 +136,42 @@ def test_a_description_without_its_settings_is_refused(tmp_path: Path, defense: 
     (saved / "defense.json").write_text(json.dumps({**description, "settings": {}}))
     with pytest.raises(InputError, match="cannot be used"):
         load_defense(saved)
+
+
+def test_a_compressed_potential_survives_save_and_load(tmp_path: Path, defense: OTADGlobal) -> None:
+    compressed = compress(defense, pieces=20)
+    assert len(compressed.pieces) == len(compressed.piece_classes) == 20
+    place = tmp_path / "root" / "defenses" / "small"
+    compressed.save(place)
+    loaded = load_defense(place)
+    inputs = torch.rand(9, 1, 3, 4)
+    torch.testing.assert_close(loaded(inputs), compressed(inputs), rtol=0, atol=0)
+    assert loaded.identity() == compressed.identity()
+    assert (loaded(inputs) - defense(inputs)).norm() > 1e-3
+    (place / "pieces" / "clusters.npy").unlink()
+    with pytest.raises(InputError, match="missing or truncated"):
+        load_defense(place)
+
+
+def test_with_a_piece_for_each_point_nothing_is_compressed(defense: OTADGlobal) -> None:
+    inputs = torch.rand(9, 1, 3, 4)
+    torch.testing.assert_close(compress(defense, pieces=60)(inputs), defense(inputs), rtol=0, atol=1e-4)
+
+
+def test_identity_says_how_pieces_were_chosen(defense: OTADGlobal) -> None:
+    identities = [compress(defense, **fields).identity() for fields in ({"pieces": 20}, {"pieces": 21})]
+    identities += [compress(defense, pieces=20, seed=1).identity(), defense.identity()]
+    assert all(first != second for place, first in enumerate(identities) for second in identities[:place])
+    # That of all pieces is what it was before they could be compressed.
+    assert set(defense.identity()) == {"kind", "backbone", "memory", "smoothness", "share", "offsets"}
+    assert set(identities[0]) == {*defense.identity(), "pieces", "clusters"}
+
+
+def test_refuses_means_of_other_clusters(defense: OTADGlobal) -> None:
+    net, memory, compressed = defense.backbone, defense.memory, compress(defense, pieces=20)
+    pieces, clusters = compressed.pieces, compressed.clusters
+    for wrong in (compress(defense, pieces=20, seed=1).clusters, clusters[:50], compress(defense, pieces=19).clusters):
+        with pytest.raises(InputError, match="average_pieces, of the same clusters"):
+            make(net, memory, pieces, wrong)
+    with pytest.raises(InputError, match=r"these 20 pieces.*move_pieces"):
+        make(net, memory, pieces)

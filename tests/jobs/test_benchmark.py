@@ -19,15 +19,38 @@ def _repeat_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("otad_ray.benchmarks.search._SECONDS", 0.0)
 
 
-def test_search_is_measured_printed_and_tracked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    result = run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(tmp_path), parts=("search",), local=True))
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage root whose backbone and memory are made once."""
+    return tmp_path_factory.mktemp("root")
+
+
+def test_search_is_measured_printed_and_tracked(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = run_benchmark(BenchmarkConfig(preset=quick_preset(), storage=str(storage), parts=("search",), local=True))
     (first, *_) = result["measurements"]
     assert first["name"] == "search_1_threads"
     assert "100.00 % the same neighbor sets" in first["note"]
     assert first["name"] in capsys.readouterr().err
-    run = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(result["run_id"])
+    run = mlflow.MlflowClient(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}").get_run(result["run_id"])
     assert run.data.metrics["ratio_search_1_threads"] == pytest.approx(first["ratio"])
     assert {"processor", "cores", "memory", "commit"} <= set(run.data.params)
+
+
+@pytest.mark.filterwarnings("ignore:Solution may be inaccurate")  # POT's by Clarabel; the note says how much.
+def test_the_global_program_is_measured_against_clarabel_pot_and_itself(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("otad_ray.jobs.benchmark.global_program._CLARABEL_PIECES", 40)
+    monkeypatch.setattr("otad_ray.jobs.benchmark.global_program._SAMPLES", 64)
+    config = BenchmarkConfig(preset=quick_preset(), storage=str(storage), parts=("global",), local=True)
+    first, second, *forward = run_benchmark(config)["measurements"]
+    assert (first["name"], second["name"]) == ("global_clarabel_40", "global_pot_20")
+    for item in (first, second):
+        difference = float(item["note"].rpartition("agree to ")[2])
+        assert difference < 1e-4
+        assert item["ratio"] > 1
+    assert {item["name"].rsplit("_", 2)[0] for item in forward} == {"forward_compressed"}
+    assert "359 pieces against 1437" in forward[0]["note"]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from otad_ray.defenses import OTADGlobal, load_defense
 from otad_ray.errors import InputError
 from otad_ray.jobs.fit_potential import PotentialJobConfig, run_potential_job
 from otad_ray.options import JobConfig
+from otad_ray.presets import Preset
 from otad_ray.recipes.defenses import find_defenses
 from otad_ray.recipes.workspace import Workspace
 
@@ -85,7 +86,10 @@ def test_offsets_are_trained_once_and_used(result: dict, storage: Path) -> None:
     before = (directory / "offsets.npy").stat().st_mtime_ns
     assert run_potential_job(config(storage, preset=preset)) == trained
     assert (directory / "offsets.npy").stat().st_mtime_ns == before
-    assert json.loads((directory / "manifest.json").read_text())["run_id"] is not None
+    manifest = json.loads((directory / "manifest.json").read_text())
+    assert manifest["run_id"] is not None
+    # Offsets that were trained before potentials could be compressed keep their identity.
+    assert "pieces" not in manifest["potential"]
     workspace = Workspace(JobConfig(preset=preset, storage=str(storage), build=False))
     (source,) = find_defenses(workspace, ["otad_global"]).values()
     defense = load_defense(source.location)
@@ -95,3 +99,38 @@ def test_offsets_are_trained_once_and_used(result: dict, storage: Path) -> None:
         Workspace(JobConfig(preset=quick_preset(), storage=str(storage))), ["otad_global"]
     ).values()
     assert plain.fingerprint != source.fingerprint
+
+
+def compressed(pieces: int, **fields) -> Preset:
+    preset = quick_preset()
+    return replace(preset, potential=replace(preset.potential, pieces=pieces, **fields))
+
+
+def test_compressed_potentials_are_clustered_once(result: dict, storage: Path) -> None:
+    assert result["clusters"] is None
+    made = run_potential_job(config(storage, preset=compressed(40)))
+    assert (made["rows_computed"], made["potential"]) == (0, result["potential"])
+    file = Path(made["clusters"]) / "clusters.npy"
+    before = file.stat().st_mtime_ns
+    # Smoothness and share change pieces, not clusters.
+    assert run_potential_job(config(storage, preset=compressed(40, smoothness=3.0, share=0.5))) == made
+    assert file.stat().st_mtime_ns == before
+    workspaces = [Workspace(JobConfig(preset=compressed(count), storage=str(storage))) for count in (40, 41)]
+    sources = [find_defenses(workspace, ["otad_global"])["otad_global"] for workspace in workspaces]
+    assert len({source.fingerprint for source in sources}) == 2
+    defense = load_defense(sources[0].location)
+    assert isinstance(defense, OTADGlobal)
+    assert len(defense.pieces) == 40
+    missing = Workspace(JobConfig(preset=compressed(42), storage=str(storage), build=False))
+    with pytest.raises(InputError, match=r"no clusters for preset 'digits'.*fit_potential"):
+        find_defenses(missing, ["otad_global"])
+
+
+def test_refuses_pieces_that_cannot_be(result: dict, storage: Path) -> None:
+    for count in (9, ROWS + 1):
+        with pytest.raises(InputError, match=rf"potential\.pieces is {count};.*{ROWS} points in 10 class"):
+            run_potential_job(config(storage, preset=compressed(count)))
+    preset = compressed(40)
+    preset = replace(preset, offset_training=replace(preset.offset_training, rows=64))
+    with pytest.raises(InputError, match=r"leave out --offset-training\.rows, or --potential\.pieces"):
+        run_potential_job(config(storage, preset=preset))

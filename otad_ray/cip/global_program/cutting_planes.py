@@ -8,38 +8,14 @@ Over a working set of pieces the weights `s` solve a small program on the simple
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from otad_ray.cip.global_program.pieces import Largest, Pieces
-from otad_ray.cip.simplex_qp import solve_simplex_qp
-
-# Pieces that join a working set in a round.
-_NEW_PIECES = 8
-
-
-class WorkingSet(NamedTuple):
-    """The solution over a few pieces, of n rows.
-
-    Attributes:
-        pieces: Positions of the pieces (n, k); a piece may be repeated.
-        weights: `s` (n, k) on the simplex.
-        feature: `z = sum_i s_i z_i` (n, D), float64.
-        level: `sum_i s_i f_i(w)` (n,) at `w = x - z / L`.
-        size: Size of the values (n,), which gaps are relative to.
-    """
-
-    pieces: Tensor
-    weights: Tensor
-    feature: Tensor
-    level: Tensor
-    size: Tensor
-
-    def take(self, rows: Tensor) -> "WorkingSet":
-        """Return some of the rows."""
-        return WorkingSet(*(tensor[rows] for tensor in self))
+from otad_ray.cip.global_program.pieces import Pieces
+from otad_ray.cip.global_program.product_oracle import ProductOracle
+from otad_ray.cip.global_program.table_oracle import TABLE_PIECES, TableOracle
+from otad_ray.cip.global_program.working_set import NEW_PIECES, Oracle, WorkingSet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,91 +47,49 @@ class CuttingPlanes:
             pieces: The pieces.
             smoothness: L.
             exclude: A piece (B,) for each row that does not count.
-            first: Pieces (B, k) to begin with, such as those of a solution nearby; by default the largest ones at x.
+            first: Pieces (B, k) to begin with, as of a solution nearby; by default those best alone.
 
         Returns:
             The solution over the last working set, and its gap over all N pieces (B,): a bound on
             `max_i f_i(w) - sum_i s_i f_i(w)`.
         """
+        oracle = self._make_oracle(query, pieces, smoothness, exclude)
         rows = torch.arange(len(query), device=query.device)
-        if first is None:
-            available = len(pieces) - (exclude is not None)
-            first = pieces.find_largest(query, min(_NEW_PIECES, available), exclude).pieces
-        current = solve_pieces(query, pieces, smoothness, first)
+        current = oracle.solve(rows, oracle.find_first() if first is None else first, None)
         finished: list[tuple[Tensor, WorkingSet, Tensor]] = []
         for _ in range(self.max_rounds):
-            left_out = None if exclude is None else exclude[rows]
-            places = query[rows] - current.feature / smoothness
-            found, gap = self._search(places, pieces, current, left_out)
+            if len(rows) == 0:
+                break
+            found, gap = oracle.find_largest(rows, current)
             done = gap <= self.finished * current.size
             if bool(done.any()):
                 finished.append((rows[done], current.take(done), gap[done]))
-                rows, current, gap = rows[~done], current.take(~done), gap[~done]
-                found = Largest(*(tensor[~done] for tensor in found))
-            if not len(rows):
-                break
-            current = solve_pieces(query[rows], pieces, smoothness, _next_pieces(current, found.pieces))
+                rows, current, found = rows[~done], current.take(~done), found[~done]
+            current = oracle.solve(rows, *_next_pieces(current, found))
         else:
             # The gap of rows that are given up is over all pieces too.
-            places = query[rows] - current.feature / smoothness
-            exact = pieces.find_largest_exactly(places, 1, None if exclude is None else exclude[rows])
-            gap = torch.maximum(exact.values[:, 0], exact.bound) - current.level
-            finished.append((rows, current, gap.clamp_min(0)))
+            finished.append((rows, current, oracle.measure_gap(rows, current)))
         return _assemble(finished, query)
 
-    def _search(
-        self, places: Tensor, pieces: Pieces, current: WorkingSet, exclude: Tensor | None
-    ) -> tuple[Largest, Tensor]:
-        """Find the largest pieces at places w (n, D), and the gap (n,) of the current solution over all pieces."""
-        # Those that have weight come first, and as many others are wanted.
-        support = int((current.weights > 0).sum(1).amax()) if len(places) else 0
-        count = min(support + _NEW_PIECES, len(pieces) - (exclude is not None))
-        found = pieces.find_largest(places, count, exclude)
-        enough = self.finished * current.size
-        largest = found.values.amax(1)
-        gap, bound = largest - current.level, torch.maximum(largest, found.bound) - current.level
-        # Where the products leave open whether another piece is larger, all are measured, once nothing else is to do.
-        open_rows = ((gap <= enough) & (bound > enough)).nonzero().squeeze(1)
-        gap = torch.where(gap <= enough, bound, gap)
-        if len(open_rows):
-            left_out = None if exclude is None else exclude[open_rows]
-            exact = pieces.find_largest_exactly(places[open_rows], count, left_out)
-            found.pieces[open_rows] = exact.pieces
-            gap[open_rows] = torch.maximum(exact.values.amax(1), exact.bound) - current.level[open_rows]
-        return found, gap.clamp_min(0)
+    def _make_oracle(self, query: Tensor, pieces: Pieces, smoothness: float, exclude: Tensor | None) -> Oracle:
+        """Return the oracle that is faster for so many pieces."""
+        if len(pieces) <= TABLE_PIECES:
+            return TableOracle(query, pieces, smoothness, exclude)
+        return ProductOracle(query, pieces, smoothness, exclude, self.finished)
 
 
-def solve_pieces(query: Tensor, pieces: Pieces, smoothness: float, index: Tensor) -> WorkingSet:
-    """Solve the program over the pieces at positions index (n, k), of queries (n, D), float64."""
-    features = pieces.take(index)
-    center = features.mean(1, keepdim=True)
-    centered = features - center
-    # Up to a constant, <z_i, x> + c_i less the part of |z|^2 / 2L that is linear in the centered weights.
-    slope = query.unsqueeze(1) - center / smoothness
-    linear = (centered * slope).sum(2) + pieces.offsets.detach()[index]
-    linear = linear - linear.amax(1, keepdim=True)
-    gram = centered @ centered.mT
-    weights = solve_simplex_qp(gram / (2 * smoothness), linear)
-    feature = (center + weights.unsqueeze(1) @ centered).squeeze(1)
-    values = (features @ (query - feature / smoothness).unsqueeze(2)).squeeze(2) + pieces.offsets.detach()[index]
-    spread = gram.diagonal(dim1=1, dim2=2).amax(1) / smoothness
-    rounding = values.abs().amax(1) + (features.square().sum(2).amax(1) / smoothness)
-    return WorkingSet(index, weights, feature, (weights * values).sum(1), torch.maximum(spread, rounding))
-
-
-def _next_pieces(current: WorkingSet, found: Tensor) -> Tensor:
-    """Return the positions (n, k) of the pieces that have weight, and of the new ones of found (n, m)."""
+def _next_pieces(current: WorkingSet, found: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positions (n, k) of the pieces with weight and of the new ones of found (n, m), and their weights."""
     known = (found.unsqueeze(2) == current.pieces.unsqueeze(1)) & (current.weights > 0).unsqueeze(1)
     # Old pieces rank by weight, above the new ones in the order in which they were found.
     order = torch.arange(found.shape[1], device=found.device).expand_as(found)
     new_rank = torch.where(known.any(2), -torch.inf, -1.0 - order.double())
     old_rank = torch.where(current.weights > 0, current.weights, -torch.inf)
     rank, index = torch.cat([old_rank, new_rank], 1), torch.cat([current.pieces, found], 1)
-    width = min(int((current.weights > 0).sum(1).amax()) + _NEW_PIECES, index.shape[1])
-    best, place = rank.topk(width, dim=1)
+    best, place = rank.topk(min(current.largest_support + NEW_PIECES, index.shape[1]), dim=1)
     chosen = index.gather(1, place)
     # Rows with fewer pieces repeat their heaviest one, which changes nothing.
-    return torch.where(torch.isfinite(best), chosen, chosen[:, :1])
+    return torch.where(torch.isfinite(best), chosen, chosen[:, :1]), best.clamp_min(0)
 
 
 def _assemble(finished: list[tuple[Tensor, WorkingSet, Tensor]], query: Tensor) -> tuple[WorkingSet, Tensor]:

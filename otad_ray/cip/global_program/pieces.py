@@ -69,11 +69,15 @@ class Pieces:
         return self.features.shape[1]
 
     @cached_property
+    def squares(self) -> Tensor:
+        """`|z_i|^2` (N,), float64."""
+        blocks = self.features.detach().split(self._block(8 * self.dimension))
+        return torch.cat([block.double().square().sum(1) for block in blocks])
+
+    @cached_property
     def largest_norm(self) -> float:
         """The largest `|z_i|`, rounded up; NaN or infinite if a feature is."""
-        features = self.features.detach()
-        norms = [block.double().norm(dim=1).amax() for block in features.split(self._block(8 * self.dimension))]
-        return float(torch.stack(norms).amax()) * (1 + 1e-12)
+        return float(self.squares.amax().sqrt()) * (1 + 1e-12)
 
     @cached_property
     def largest_offset(self) -> float:
@@ -84,6 +88,16 @@ class Pieces:
     def _product_offsets(self) -> Tensor:
         """The offsets in the dtype that products are formed in."""
         return self.offsets.detach().to(self.features.dtype)
+
+    @cached_property
+    def exact_features(self) -> Tensor:
+        """The features in float64, a copy unless they are: for few pieces."""
+        return self.features.detach().double()
+
+    @cached_property
+    def gram(self) -> Tensor:
+        """The products `<z_i, z_j>` (N, N), float64: for few pieces."""
+        return self.exact_features @ self.exact_features.T
 
     def rounding(self, places: Tensor, dtype: torch.dtype) -> Tensor:
         """Bound (B,) on the error of a value at places w (B, D) that is computed in `dtype`, in any order of sums."""
@@ -125,28 +139,22 @@ class Pieces:
             count: Pieces sought for each, at most N, or N - 1 where one is excluded.
             exclude: A piece (B,) for each place that does not count.
         """
-        rows = places.to(self.features.dtype)
-        block = self._block(rows.element_size() * max(1, len(rows)))
-        best = rows.new_empty(len(rows), 0)
-        index = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
         # One more than is asked for bounds the others.
         wanted = min(count + 1, len(self) - (exclude is not None))
-        for start in range(0, len(self), block):
-            part = slice(start, start + block)
-            products = torch.addmm(self._product_offsets[part], rows, self.features.detach()[part].T)
-            _leave_out(products, exclude, start)
-            values, near = products.topk(min(wanted, products.shape[1]), dim=1)
-            best, index = torch.cat([best, values], 1), torch.cat([index, near + start], 1)
-            if best.shape[1] > wanted:
-                best, order = best.topk(wanted, dim=1)
-                index = index.gather(1, order)
-        order = best.argsort(dim=1, descending=True)
-        best, index = best.gather(1, order), index.gather(1, order)
+        best, index = self._rank(places, self._product_offsets, wanted, exclude)
         chosen = index[:, :count]
-        bound = torch.full((len(rows),), -torch.inf, dtype=torch.float64, device=rows.device)
+        bound = torch.full((len(places),), -torch.inf, dtype=torch.float64, device=places.device)
         if wanted > count:
-            bound = best[:, -1].double() + self.rounding(places, rows.dtype)
+            bound = best[:, -1].double() + self.rounding(places, best.dtype)
         return Largest(chosen, self.measure(chosen, places), bound)
+
+    def find_vertices(self, query: Tensor, smoothness: float, count: int, exclude: Tensor | None = None) -> Tensor:
+        """Return positions (B, count) of the pieces that, each alone, give the program the largest values.
+
+        The value at x (B, D) is `f_i(x) - |z_i|^2 / 2L`. Products alone decide.
+        """
+        lowered = (self.offsets.detach() - self.squares / (2 * smoothness)).to(self.features.dtype)
+        return self._rank(query, lowered, count, exclude)[1]
 
     def find_largest_exactly(self, places: Tensor, count: int, exclude: Tensor | None = None) -> Largest:
         """Find what `find_largest` does by products in float64, which are slower and leave tight bounds."""
@@ -183,6 +191,24 @@ class Pieces:
             found = torch.where(values > best, near + start, found)
             best = torch.maximum(values, best)
         return found
+
+    def _rank(self, places: Tensor, offsets: Tensor, count: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the largest products plus offsets (N,), falling, and their positions (B, count)."""
+        rows = places.to(self.features.dtype)
+        block = self._block(rows.element_size() * max(1, len(rows)))
+        best = rows.new_empty(len(rows), 0)
+        index = torch.empty(len(rows), 0, dtype=torch.int64, device=rows.device)
+        for start in range(0, len(self), block):
+            part = slice(start, start + block)
+            products = torch.addmm(offsets[part], rows, self.features.detach()[part].T)
+            _leave_out(products, exclude, start)
+            values, near = products.topk(min(count, products.shape[1]), dim=1)
+            best, index = torch.cat([best, values], 1), torch.cat([index, near + start], 1)
+            if best.shape[1] > count:
+                best, order = best.topk(count, dim=1)
+                index = index.gather(1, order)
+        order = best.argsort(dim=1, descending=True)
+        return best.gather(1, order), index.gather(1, order)
 
     def _block(self, piece_bytes: int) -> int:
         """Return how many pieces are taken at a time if each takes so many bytes."""

@@ -16,6 +16,7 @@ from otad_ray.benchmarks import Measurement
 from otad_ray.engine.run import check_pool
 from otad_ray.errors import InputError
 from otad_ray.jobs.benchmark.core import measure_integration, measure_streamed_memory
+from otad_ray.jobs.benchmark.global_program import measure_global_program
 from otad_ray.jobs.benchmark.labels import measure_label_rates, measure_private_memory
 from otad_ray.jobs.benchmark.purifiers import measure_purifiers
 from otad_ray.jobs.benchmark.robustness import measure_attack_rates, measure_certification
@@ -36,8 +37,9 @@ class BenchmarkConfig(ActorJobConfig):
 
     Attributes:
         parts: which measurements: any of cip, search, labels, memory, certification, attacks; besides transformer,
-            Table IX of the paper for a preset with such a backbone; streaming, a memory of 5 GB; and purifiers, the
-            baselines that stand before the net, which are trained where they are missing.
+            Table IX of the paper for a preset with such a backbone; streaming, a memory of 5 GB; purifiers, the
+            baselines that stand before the net, which are trained where they are missing; and global, the potential
+            over all training points, which is fitted if it is missing.
     """
 
     parts: tuple[str, ...] = ("cip", "search", "labels", "memory", "certification", "attacks")
@@ -106,4 +108,5 @@ _PARTS: Mapping[str, Callable[[ActorJobConfig, Workspace], Iterator[Measurement]
     "transformer": measure_table_ix,
     "streaming": measure_streamed_memory,
     "purifiers": measure_purifiers,
+    "global": measure_global_program,
 }

@@ -10,11 +10,13 @@ from otad_ray.artifacts import MANIFEST, atomic_directory, to_jsonable, write_js
 from otad_ray.cip import Pieces
 from otad_ray.errors import InputError
 from otad_ray.machine import versions
-from otad_ray.memory import move_pieces
+from otad_ray.memory import average_pieces, move_pieces
 from otad_ray.memory.array_files import map_array
 from otad_ray.memory.potential import lift_points
+from otad_ray.presets import Preset
 from otad_ray.recipes.approximate_search import identify_search
 from otad_ray.recipes.backbone import ensure_backbone
+from otad_ray.recipes.global_potential.clusters import ensure_clusters
 from otad_ray.recipes.global_potential.potentials import GraphTask, ensure_potentials
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.workspace import Workspace, describe_data, track_once
@@ -28,9 +30,13 @@ _OFFSETS = "offsets.npy"
 
 
 def ensure_pieces(workspace: Workspace) -> Pieces:
-    """Return the pieces of the preset's potential; fit it, and train its offsets, if that is missing."""
+    """Return the pieces of the preset's potential; fit, cluster and train what is missing for them."""
     memory, preset = ensure_memory(workspace), workspace.preset
-    pieces = move_pieces(memory, ensure_potentials(workspace), preset.potential)
+    check_training(preset)
+    clusters, potentials = ensure_clusters(workspace), ensure_potentials(workspace)
+    if clusters is not None:
+        return average_pieces(memory, potentials, clusters, preset.potential)
+    pieces = move_pieces(memory, potentials, preset.potential)
     if preset.offset_training.rows == 0:
         return pieces
     directory = trained_directory(workspace)
@@ -39,6 +45,15 @@ def ensure_pieces(workspace: Workspace) -> Pieces:
         _train(workspace, pieces, directory)
     track_once(workspace, directory, _KIND, lambda place, manifest: _make_record(workspace, place, manifest))
     return Pieces(pieces.features, map_array(directory / _OFFSETS, (len(memory),)).to(pieces.features.device))
+
+
+def check_training(preset: Preset) -> None:
+    """Raise InputError if offsets of pieces that are means should be trained."""
+    if preset.potential.pieces is not None and preset.offset_training.rows:
+        raise InputError(
+            "offsets are trained on rows without their own piece, and a mean over many rows is no row's own; "
+            "leave out --offset-training.rows, or --potential.pieces"
+        )
 
 
 def trained_directory(workspace: Workspace) -> Path:
@@ -51,7 +66,8 @@ def _identify(workspace: Workspace) -> dict[str, Any]:
     preset, memory = workspace.preset, ensure_memory(workspace)
     return {
         "memory": memory.fingerprint,
-        "potential": to_jsonable(preset.potential),
+        # Of all pieces: what was trained before potentials could be compressed is found again.
+        "potential": {name: value for name, value in to_jsonable(preset.potential).items() if name != "pieces"},
         "training": to_jsonable(preset.offset_training),
         **identify_search(str(memory.search_name)),
     }

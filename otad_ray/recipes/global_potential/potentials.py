@@ -13,7 +13,7 @@ from torch import Tensor
 from otad_ray.artifacts import MANIFEST, atomic_file
 from otad_ray.engine.shards import ShardedDirectory, sum_stage_seconds
 from otad_ray.engine.task import RunSummary, Unit
-from otad_ray.memory import NeighborMemory, PotentialConfig, fit_graph, measure_graph_rows
+from otad_ray.memory import NeighborMemory, PotentialConfig, check_compression, fit_graph, measure_graph_rows
 from otad_ray.memory.array_files import map_array
 from otad_ray.recipes.approximate_search import describe_label_search, identify_search, mark_rows, recall_metric
 from otad_ray.recipes.memory import ensure_memory
@@ -78,6 +78,7 @@ class PotentialJob(ShardJob):
     def prepare(self) -> Sequence[Units]:
         workspace, config = self.workspace, self.workspace.preset.potential
         self.memory = ensure_memory(workspace)
+        check_compression(self.memory, config)
         self.memory.check_neighbors(config.graph_neighbors, leave_one_out=True)
         self._search = describe_label_search(self.memory, config.graph_neighbors)
         identity = _identify(self.memory, config)
