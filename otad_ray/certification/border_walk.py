@@ -135,7 +135,9 @@ class BorderWalk:
         pieces, eps = self._pieces, torch.finfo(torch.float64).eps
         values = pieces.rounding(start.place, torch.float64) + pieces.rounding(place, torch.float64)
         norm = start.point.norm(dim=1)
+        # The solver may form values from products between features, which are as large as `|z|^2 / L`.
         reach = norm + turn.norm(dim=1) + step.norm(dim=1) + self._largest_radius
+        reach = reach + 4 * pieces.largest_norm / self._smoothness
         return 4 * values + (pieces.dimension + 64) * eps * (pieces.largest_norm + self._smoothness * norm) * reach
 
 
