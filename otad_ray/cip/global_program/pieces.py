@@ -167,30 +167,30 @@ class Pieces:
             bound = values[:, -1] + self.rounding(places, torch.float64)
         return Largest(index[:, :count], values[:, :count], bound)
 
-    def find_largest_where(self, places: Tensor, classes: Tensor, labels: Tensor, *, equal: bool) -> Tensor:
-        """Find the largest piece of each place's class, or of any other class, by products alone.
+    def find_right_and_wrong(self, places: Tensor, classes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Find the largest piece of each place's class, and the largest of any other class, by products alone.
 
         Args:
             places: w (B, D).
             classes: The class of each piece (N,), int64.
             labels: The class (B,) of each place.
-            equal: Whether pieces of that class are sought, or all others.
 
         Returns:
-            Positions (B,), int64; -1 where there is no such piece.
+            Positions (B,) and (B,), int64; -1 where there is no such piece.
         """
-        rows = places.to(self.features.dtype)
-        best = rows.new_full((len(rows),), -torch.inf)
-        found = torch.full((len(rows),), -1, dtype=torch.int64, device=rows.device)
+        rows, labels = places.to(self.features.dtype), labels.to(classes)
+        best = rows.new_full((2, len(rows)), -torch.inf)
+        found = torch.full((2, len(rows)), -1, dtype=torch.int64, device=rows.device)
         block = self._block(rows.element_size() * max(1, len(rows)))
         for start in range(0, len(self), block):
             part = slice(start, start + block)
             products = torch.addmm(self._product_offsets[part], rows, self.features.detach()[part].T)
-            fits = (classes[part].unsqueeze(0) == labels.to(classes).unsqueeze(1)) == equal
-            values, near = products.masked_fill(~fits, -torch.inf).max(dim=1)
-            found = torch.where(values > best, near + start, found)
-            best = torch.maximum(values, best)
-        return found
+            is_right = classes[part].unsqueeze(0) == labels.unsqueeze(1)
+            for side, hidden in enumerate((~is_right, is_right)):
+                values, near = products.masked_fill(hidden, -torch.inf).max(dim=1)
+                found[side] = torch.where(values > best[side], near + start, found[side])
+                best[side] = torch.maximum(values, best[side])
+        return found[0], found[1]
 
     def _rank(self, places: Tensor, offsets: Tensor, count: int, exclude: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the largest products plus offsets (N,), falling, and their positions (B, count)."""
