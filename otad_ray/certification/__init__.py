@@ -8,7 +8,7 @@ from otad_ray.certification.attention import (
     empirical_lipschitz,
 )
 from otad_ray.certification.attention_metrics import measure_attention
-from otad_ray.certification.memory_defenses import CERTIFIERS
+from otad_ray.certification.memory_defenses import CERTIFIERS, certificate_revision
 from otad_ray.certification.radius import Certificate, certified_linf_radius, certified_radius
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Certificate",
     "attention_bound",
     "attention_report",
+    "certificate_revision",
     "certified_linf_radius",
     "certified_radius",
     "empirical_lipschitz",

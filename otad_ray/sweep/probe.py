@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from otad_ray.certification import certified_radius
+from otad_ray.certification import certificate_revision, certified_radius
 from otad_ray.cip import refuse_interruptions
 from otad_ray.data import Batch
 from otad_ray.defenses.randomness import count_draws
@@ -31,12 +31,14 @@ class Probe:
         forward_seconds: seconds a sample of a forward pass, on one thread.
         gradient_seconds: seconds a sample of a forward pass with a gradient, on one thread.
         draws: forward passes that an attack averages for each gradient.
+        certificate_revision: which version of its certificate it has.
     """
 
     not_certified: str | None
     forward_seconds: float
     gradient_seconds: float
     draws: int = 1
+    certificate_revision: int = 1
 
 
 def probe_defense(workspace: Workspace, plan: SweepPlan, source: DefenseSource) -> Probe:
@@ -55,7 +57,7 @@ def probe_defense(workspace: Workspace, plan: SweepPlan, source: DefenseSource) 
         ) from error
     if reason:
         logger.info("%s: not certified: %s", source.name, reason)
-    return Probe(reason, forward, gradient, count_draws(defense))
+    return Probe(reason, forward, gradient, count_draws(defense), certificate_revision(defense))
 
 
 def _time_passes(defense: nn.Module, batch: Batch, num_outputs: int) -> tuple[float, float]:

@@ -47,8 +47,7 @@ class DefenseUnits:
 def plan_units(workspace: Workspace, plan: SweepPlan, source: DefenseSource, probe: Probe) -> DefenseUnits:
     """Start, or continue, the directories of a defense's results."""
     plan = plan.limit(source.max_samples)
-    certified = probe.not_certified is None
-    clean = make_clean_unit(workspace, plan, source, certified=certified)
+    clean = make_clean_unit(workspace, plan, source, probe)
     return DefenseUnits(source, probe, clean, tuple(make_attack_units(workspace, plan, source)))
 
 
@@ -77,14 +76,17 @@ def make_attack_units(workspace: Workspace, plan: SweepPlan, source: DefenseSour
         before += [unit for unit in units if plan.early_stop and unit.task.budget != plan.sanity]
 
 
-def make_clean_unit(
-    workspace: Workspace, plan: SweepPlan, source: DefenseSource, *, certified: bool
-) -> Unit[CleanTask]:
-    """Return the unit of a defense's samples as they are."""
+def make_clean_unit(workspace: Workspace, plan: SweepPlan, source: DefenseSource, probe: Probe) -> Unit[CleanTask]:
+    """Return the unit of a defense's samples as they are.
+
+    A first revision of the certificate is left out of its identity: the field came later, and changed none.
+    """
+    certified, revision = probe.not_certified is None, probe.certificate_revision
     identity = {
         "defense": source.fingerprint,
         "guide": Path(source.surrogate).name,
         "certified": certified,
+        **({"certificate_revision": revision} if certified and revision > 1 else {}),
         **_identify_samples(workspace, plan.samples),
         **identify_search(source.search),
     }
