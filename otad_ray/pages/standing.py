@@ -1,7 +1,7 @@
 """Where a defense stands: its bracket at each budget, and a ranking of several in the manner of RobustBench."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from otad_ray.evaluation import Comparison, Proportion
@@ -123,8 +123,9 @@ def rank_defenses(
         if reference is not None:
             tests = _find_tests(comparisons, reference, eps)
             rows = [[*row, number_cell(tests.get(pair[0].defense), 2)] for row, pair in zip(rows, ranked, strict=True)]
-        tables.append(Table(title=f"{norm} eps {eps:g}", columns=columns, rows=rows, notes=notes))
-    return tables
+        tables.append(Table(title=f"{norm} eps {eps:g}", columns=columns, rows=rows))
+    # One explanation for all tables.
+    return [*tables[:-1], *(replace(table, notes=notes) for table in tables[-1:])]
 
 
 def _find_tests(comparisons: Iterable[Comparison], reference: str, eps: float) -> dict[str, float]:
@@ -139,13 +140,14 @@ def _find_tests(comparisons: Iterable[Comparison], reference: str, eps: float) -
 def _ranking_row(place: int, standing: Standing, budget: StandingAt) -> list[Cell]:
     low = 0.0 if budget.certified is None else budget.certified.value
     high = budget.worst_case.value
-    text = f"{100 * low:.1f} to {100 * high:.1f} %, standard {100 * standing.standard.value:.1f} %"
+    span = f"{100 * low:.1f} to {100 * high:.1f}" if budget.certified is not None else f"at most {100 * high:.1f}"
+    text = f"{span} %, standard {100 * standing.standard.value:.1f} %"
     # A certificate that was broken leaves no bar, not one of negative width.
     bar = Bar(low=min(low, high), high=high, mark=standing.standard.value, is_certified=budget.certified is not None)
     return [
         Cell(text=str(place), key=place),
         text_cell(standing.defense),
-        Cell(text=text, key=high, bar=bar),
+        Cell(text=text, key=high, note=span, bar=bar),
         share_cell(standing.standard),
         share_cell(budget.certified, mark="~" if standing.probabilistic else ""),
         share_cell(budget.worst_case),

@@ -38,6 +38,7 @@ from otad_ray.pages import (
     text_cell,
     write_page,
 )
+from otad_ray.recipes.approximate_search import SEARCH, say_search
 
 # From so many defenses on, each is shown only when it is asked for.
 _MANY = 4
@@ -191,6 +192,7 @@ def _tell_origin(directory: Path, manifest: Mapping[str, Any]) -> Section:
     facts["seconds"] = round(manifest["seconds"], 1)
     return Section(
         title="What was run",
+        text=[text for text in (say_search(manifest if SEARCH in manifest else {}),) if text],
         tables=[
             fact_table("sweep", {"sweep": directory.name, **facts}),
             tabulate_settings(manifest["attacks"]),

@@ -1,6 +1,7 @@
 """The attack sweep on digits: honest records, the same whoever computes them, and errors that cost nothing else."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -109,6 +110,11 @@ def test_report_figures_and_runs_are_written(result: dict, storage: Path) -> Non
     for name in ("report.txt", "otad-robustness.png", "otad-radii.png", "otad-relaxations.png", "otad-examples.png"):
         assert (directory / name).stat().st_size > 0
     assert "worst case" in (directory / "report.txt").read_text()
+    page = (directory / "report.html").read_text()
+    (numbers,) = re.findall(r'id="numbers">(.*?)</script>', page, re.DOTALL)
+    shown = json.loads(numbers)["defenses"]["otad"]["report"]["budgets"][0]
+    assert shown["worst_case"]["value"] == result["brackets"]["otad"]["0.5"]["worst_case"]
+    assert all(f"otad: {figure}" in page for figure in ("robust accuracy", "certified radii", "the samples that"))
     entry = json.loads((directory / "model_info" / "digits" / "L2" / "otad_eps0.5.json").read_text())
     assert float(entry["external"]) == pytest.approx(100 * result["brackets"]["otad"]["0.5"]["worst_case"], abs=0.01)
     client = mlflow.MlflowClient(tracking_uri=result["tracking_uri"])
@@ -120,7 +126,7 @@ def test_report_figures_and_runs_are_written(result: dict, storage: Path) -> Non
     assert [point.step for point in curve] == [500, 1000]
     assert "compare-runs" in read_manifest(directory, kind="sweep")["compare"]
     summary = {item.path for item in client.list_artifacts(result["run_id"])}
-    assert {OUTCOMES, "manifest.json", "otad-robustness.png"} <= summary
+    assert {OUTCOMES, "manifest.json", "report.html", "otad-robustness.png"} <= summary
 
 
 def test_a_rerun_computes_and_tracks_nothing(result: dict, storage: Path) -> None:

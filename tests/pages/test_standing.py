@@ -16,6 +16,10 @@ def test_defenses_are_ranked_by_their_worst_case() -> None:
         worst = {item.defense: budget.worst_case.value for item, budget in zip(STANDINGS, budgets, strict=True)}
         assert [row[1].text for row in table.rows] == sorted(worst, key=lambda name: -worst[name])
         assert [row[0].text for row in table.rows] == ["1", "2"]
+        shown = {row[1].text: [cell.key for cell in row[3:6]] for row in table.rows}
+        for item, budget in zip(STANDINGS, budgets, strict=True):
+            certified = None if budget.certified is None else budget.certified.value
+            assert shown[item.defense] == [item.standard.value, certified, budget.worst_case.value]
         tests = {row[1].text: row[-1].key for row in table.rows}
         assert tests["otad"] is None
         (p,) = [item.p for item in compare(REPORTS) if f"l2 eps {item.eps:g}" == table.title]
@@ -51,6 +55,6 @@ def test_defense_without_certificate_has_a_bar_from_zero_that_says_so() -> None:
 
 def test_marks_of_probabilistic_certificates_are_explained() -> None:
     report = {**DESCRIBED["otad"]["report"], "probabilistic": "probabilistic, 99.9 %"}
-    (table, _) = rank_defenses([read_standing("otad", report, [], "l2")], norm="l2")
+    (_, table) = rank_defenses([read_standing("otad", report, [], "l2")], norm="l2")
     assert table.rows[0][4].text.endswith("~")
     assert any(note.startswith("~") for note in table.notes)
