@@ -23,7 +23,7 @@ from otad_ray.defenses import Defense, load_defense
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.task import RunSummary, Unit
 from otad_ray.evaluation import StandardMetrics, evaluation_records, transport_diagnostics
-from otad_ray.machine import describe_machine, versions
+from otad_ray.machine import describe_command, describe_machine, versions
 from otad_ray.options import ActorJobConfig
 from otad_ray.pages import REPORT, Page, Section, Table, fact_table, number_cell, text_cell, write_page
 from otad_ray.presets import Preset
@@ -205,7 +205,13 @@ class EvaluateJob(ShardJob):
         metrics = [
             [text_cell(name.replace("_", " ")), number_cell(value)] for name, value in manifest["metrics"].items()
         ]
-        facts = {**manifest["identity"], "seconds": round(manifest["seconds"], 1), **describe_machine(), **versions()}
+        facts = {
+            **manifest["identity"],
+            "seconds": round(manifest["seconds"], 1),
+            "command": describe_command(),
+            **describe_machine(),
+            **versions(),
+        }
         page = Page(
             title=f"Evaluation of {self.workspace.preset.name}",
             lead=f"{manifest['rows']} rows of the {split} part of {self.workspace.definition.name}, without an attack.",

@@ -53,5 +53,8 @@ def tabulate_settings(attacks: Mapping[str, Mapping[str, Any]]) -> Table:
 def fact_table(title: str, facts: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> Table:
     """Return a table with a row for each fact: its name and what it is."""
     items = facts.items() if isinstance(facts, Mapping) else facts
-    rows = [(text_cell(name), text_cell(value)) for name, value in items]
+    rows = [
+        (text_cell(name), text_cell(_write_settings(value) if isinstance(value, Mapping) else value))
+        for name, value in items
+    ]
     return Table(title=title, columns=("what", "value"), rows=rows)

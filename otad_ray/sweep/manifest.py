@@ -15,7 +15,7 @@ from otad_ray.sweep.units import DefenseUnits
 KIND = "sweep"
 # What MLflow made of the sweep, once.
 _TRACKED = ("run_id", "attack_runs", "compare")
-# What computed the records: a rerun of a complete sweep computes none.
+# What completed the sweep. A rerun of a complete one computes nothing, and does not replace it.
 _ORIGIN = ("machine", "versions", "command")
 
 

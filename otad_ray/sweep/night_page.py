@@ -1,6 +1,7 @@
 """The page that a night ends with: what got worse, and the brackets of all its sweeps."""
 
 from collections.abc import Mapping, Sequence
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,11 @@ def write_night_page(night: Path, results: Sequence[Mapping[str, Any]]) -> Path:
         results: of each preset: its name, its regressions, and its sweep's directory unless the sweep failed.
     """
     rows = [
-        [text_cell(text) for text in (result["preset"], "; ".join(result["regressions"]), result.get("sweep"))]
+        [
+            text_cell(result["preset"]),
+            text_cell("; ".join(result["regressions"])),
+            text_cell(relpath(result["sweep"], night) if "sweep" in result else None),
+        ]
         for result in results
     ]
     table = Table(title="presets", columns=("preset", "regressions", "sweep, whose own page lies in it"), rows=rows)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from helpers.digits_jobs import quick_preset
-from otad_ray.artifacts import read_manifest
+from otad_ray.artifacts import read_manifest, write_json
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import load_defense
 from otad_ray.errors import InputError
@@ -134,8 +134,13 @@ def test_a_rerun_computes_and_tracks_nothing(result: dict, storage: Path) -> Non
         return {path: path.stat().st_mtime_ns for path in storage.rglob("shard-*")}
 
     before = files()
+    directory = Path(result["sweep"])
+    manifest = read_manifest(directory, kind="sweep") | {"command": "the command that completed it"}
+    write_json(directory / "manifest.json", manifest)
     assert run_attack_sweep(config(storage)) == result
     assert files() == before
+    assert read_manifest(directory, kind="sweep") == manifest
+    assert "the command that completed it" in (directory / "report.html").read_text()
 
 
 def test_records_do_not_depend_on_shards(result: dict, storage: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ def test_page_names_regressions_and_ranks_defenses(tmp_path: Path) -> None:
     text = write_night_page(tmp_path, results).read_text()
     assert "the sweep failed: &lt;no data&gt;" in text
     assert "digits, l2" in text
+    assert "<td>a</td>" in text
     assert f"Night {tmp_path.name}" in text
 
 

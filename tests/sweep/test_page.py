@@ -128,7 +128,7 @@ def test_page_of_100000_samples_stays_below_6_megabytes(
 ) -> None:
     monkeypatch.setattr(sweep_page, "has_plotly", lambda: with_plotly)
     for name in ("robustness", "radii", "relaxations", "examples"):
-        draw_noise(tmp_path / f"otad-{name}.png", 1300, 2000)
+        draw_noise(tmp_path / f"otad-{name}.png", 1300, 1250)
     text = write(tmp_path, many, 100_000)
     assert len(text.encode()) < 6 * MEGABYTE
     numbers = read_numbers(text)
