@@ -141,7 +141,8 @@ def _rank(
 def _describe_defense(directory: Path, report: RobustnessReport, details: Mapping[str, Any], count: int) -> Section:
     """Return all that was found of a defense."""
     name, bracket = report.name, report.bracket
-    text = [] if report.not_certified is None else [f"Not certified: {report.not_certified}."]
+    reason = report.not_certified
+    text = [] if reason is None else [f"{reason[:1].upper()}{reason[1:]}."]
     if isinstance(bracket, RegressionReport):
         tables = [tabulate_errors(bracket, report.norm)]
     else:
