@@ -2,8 +2,11 @@
 
 import os
 import platform
+import re
+import shlex
 import subprocess
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
@@ -13,6 +16,9 @@ from otad_ray.errors import InputError
 # Where Linux says what a process's container may use.
 _PROCESS, _CONTROL_GROUPS = Path("/proc/self"), Path("/sys/fs/cgroup")
 _VERSIONED_PACKAGES = ("otad_ray", "torch", "numpy", "ray", "cvxpy", "Mosek", "faiss-cpu", "pyarrow", "mlflow")
+# Options that say where results go, and where a cluster is.
+_PLACES = ("--storage", "--tracking-uri", "--address")
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
 
 
 def num_cores() -> int:
@@ -72,6 +78,27 @@ def job_command(name: str) -> str:
     """Return what starts a job here: its script in a checkout, else the command that the wheel installs."""
     script = Path(__file__).parents[1] / "jobs" / f"{name}.py"
     return f"python jobs/{name}.py" if script.is_file() else f"otad {name.replace('_', '-')}"
+
+
+def describe_command(arguments: Sequence[str] | None = None) -> str:
+    """Return the command line that started this process, without the places of storage and servers.
+
+    What it says of these differs from machine to machine, and may hold credentials. Credentials
+    in other addresses are masked.
+
+    Args:
+        arguments: the program and its arguments; None for those of this process.
+    """
+    program, *given = sys.argv if arguments is None else arguments
+    path = Path(program)
+    shown = ["python", f"jobs/{path.name}"] if path.parent.name == "jobs" else [path.name]
+    follows_place = False
+    for argument in given:
+        name = argument.partition("=")[0].replace("_", "-")
+        if name not in _PLACES and not follows_place:
+            shown.append(_CREDENTIALS.sub("://***@", argument))
+        follows_place = name in _PLACES and "=" not in argument
+    return shlex.join(shown)
 
 
 def available_memory() -> int | None:

@@ -9,6 +9,7 @@ from otad_ray import machine
 from otad_ray.errors import InputError
 from otad_ray.machine import (
     available_memory,
+    describe_command,
     describe_machine,
     format_bytes,
     job_command,
@@ -88,3 +89,17 @@ def test_cores_are_no_more_than_the_quota_of_a_container(
     monkeypatch.setattr(machine, "_CONTROL_GROUPS", tmp_path / "groups")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert num_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["jobs/attack_sweep.py", "digits", "--eps", "1", "2"], "python jobs/attack_sweep.py digits --eps 1 2"),
+        (["/usr/bin/otad", "report", "--storage", "/home/me", "--seed", "1"], "otad report --seed 1"),
+        (["otad", "x", "--tracking_uri=https://me:secret@host", "--local"], "otad x --local"),
+        (["otad", "x", "--address", "ray://me:secret@host", "--defense", "a b"], "otad x --defense 'a b'"),
+        (["otad", "x", "--data-set", "https://me:secret@host/x"], "otad x --data-set 'https://***@host/x'"),
+    ],
+)
+def test_command_is_described_without_places_and_credentials(arguments: list[str], shown: str) -> None:
+    assert describe_command(arguments) == shown

@@ -1,6 +1,8 @@
 """Records of attacks and of samples as they are, the bracket and the flags that follow from them, and diagnostics."""
 
 from otad_ray.evaluation.bracket.certified import broken_certificates, certified_samples, required_radius
+from otad_ray.evaluation.bracket.curves import BracketCurves, compute_curves
+from otad_ray.evaluation.bracket.distributions import RadiusCounts, count_radii, count_relaxations
 from otad_ray.evaluation.bracket.figures import example_figure, radius_figure, relaxation_figure, robustness_figure
 from otad_ray.evaluation.bracket.night_to_night import Worsening, find_worsenings
 from otad_ray.evaluation.bracket.overview import overview_figure, overview_table, ranking_table
@@ -46,6 +48,7 @@ __all__ = [
     "AttackRun",
     "AttackSummary",
     "Bracket",
+    "BracketCurves",
     "BudgetResult",
     "Comparison",
     "DetailedDefense",
@@ -53,6 +56,7 @@ __all__ = [
     "Flag",
     "LabelStatistics",
     "Proportion",
+    "RadiusCounts",
     "RecordStatus",
     "RegressionReport",
     "RobustnessReport",
@@ -66,7 +70,10 @@ __all__ = [
     "clean_records",
     "compare_defenses",
     "compute_bracket",
+    "compute_curves",
     "compute_regression_report",
+    "count_radii",
+    "count_relaxations",
     "eps_text",
     "evaluate_robustness",
     "evaluation_records",

@@ -23,7 +23,9 @@ from otad_ray.defenses import Defense, load_defense
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.engine.task import RunSummary, Unit
 from otad_ray.evaluation import StandardMetrics, evaluation_records, transport_diagnostics
+from otad_ray.machine import describe_command, describe_machine, versions
 from otad_ray.options import ActorJobConfig
+from otad_ray.pages import REPORT, Page, Section, Table, fact_table, number_cell, text_cell, write_page
 from otad_ray.presets import Preset
 from otad_ray.recipes.approximate_search import describe_query_search, identify_search, mark_rows, recall_metric
 from otad_ray.recipes.backbone import ensure_backbone
@@ -179,12 +181,16 @@ class EvaluateJob(ShardJob):
         return {"metrics": metrics, **self._search, "seconds": summary.seconds or output.manifest.get("seconds", 0.0)}
 
     def report(self, summary: RunSummary) -> dict[str, Any]:
+        page = self.output.directory / REPORT
+        if self.output.manifest["run_id"] is None or not page.is_file():
+            self._write_page(page)
         if self.output.manifest["run_id"] is None:
             self.output.update(run_id=self.workspace.track(self._make_record()))
         manifest = self.output.manifest
         _print_table(self.workspace.definition.name, manifest)
         return {
             "evaluation": str(self.output.directory),
+            "page": str(page),
             "rows": manifest["rows"],
             "seconds": manifest["seconds"],
             "solver": self.workspace.preset.integration.solver,
@@ -192,6 +198,33 @@ class EvaluateJob(ShardJob):
             "defenses": {name: str(path) for name, path in self.saved.items()},
             "run_id": manifest["run_id"],
         }
+
+    def _write_page(self, path: Path) -> None:
+        """Write the page of a finished evaluation."""
+        manifest, split = self.output.manifest, self._config.split
+        metrics = [
+            [text_cell(name.replace("_", " ")), number_cell(value)] for name, value in manifest["metrics"].items()
+        ]
+        facts = {
+            **manifest["identity"],
+            "seconds": round(manifest["seconds"], 1),
+            "command": describe_command(),
+            **describe_machine(),
+            **versions(),
+        }
+        page = Page(
+            title=f"Evaluation of {self.workspace.preset.name}",
+            lead=f"{manifest['rows']} rows of the {split} part of {self.workspace.definition.name}, without an attack.",
+            sections=[
+                Section(
+                    title="Numbers",
+                    tables=[Table(title="accuracies and other measures", columns=("measure", "value"), rows=metrics)],
+                ),
+                Section(title="What was run", tables=[fact_table("evaluation", facts)]),
+            ],
+            numbers={"metrics": manifest["metrics"], **facts},
+        )
+        write_page(path, page)
 
     def _sum_records(self) -> StandardMetrics:
         """Sum the records, a shard at a time; RetryableError unless every row of the split is there exactly once."""
@@ -214,7 +247,7 @@ class EvaluateJob(ShardJob):
             params={**manifest["identity"], "data_set": self.workspace.preset.data_set},
             metrics={**manifest["metrics"], "seconds": manifest["seconds"], "rows": totals.rows},
             data=describe_data(self.workspace, self._config.split),
-            artifacts=(self.output.directory / MANIFEST,),
+            artifacts=(self.output.directory / MANIFEST, self.output.directory / REPORT),
             tags={"otad.directory": str(self.output.directory)},
         )
 

@@ -37,7 +37,8 @@ from otad_ray.presets import Preset, find_preset
 from otad_ray.recipes.defense_source import NET
 from otad_ray.recipes.workspace import NIGHTS
 from otad_ray.sweep.config import SweepConfig
-from otad_ray.sweep.report import KIND as SWEEP
+from otad_ray.sweep.manifest import KIND as SWEEP
+from otad_ray.sweep.night_page import write_night_page
 from otad_ray.sweep.report import OUTCOMES
 from otad_ray.tracking import RunRecord, TrackedRun, default_tracking_uri, how_to_look, latest_run, redacted, track
 
@@ -120,6 +121,7 @@ def sweep_presets(config: NightlyConfig, presets: list[Preset]) -> dict[str, Any
     with open_session(PoolRequest(address=config.address, local=config.local)):
         results = [_sweep_and_compare(config, sweep, root, tracking_uri) for sweep in sweeps]
         finished = time.time()
+        page = write_night_page(night, results)
         write_json(night / _NIGHT, {**state, "finished": True, "finished_at": finished})
         if not config.local:
             _record_night(config.address, results, finished)
@@ -129,6 +131,7 @@ def sweep_presets(config: NightlyConfig, presets: list[Preset]) -> dict[str, Any
     logger.info("MLflow: %s", how_to_look(tracking_uri))
     return {
         "night": str(night),
+        "page": str(page),
         "presets": results,
         "regressions": [f"{result['preset']}: {name}" for result in results for name in result["regressions"]],
         "tracking_uri": redacted(tracking_uri),

@@ -58,6 +58,7 @@ JOBS: Mapping[str, Job] = _by_name(
     Job(name="log_model", config="LogModelConfig", run="run_log_model"),
     Job(name="log_pending", config="LogPendingConfig", run="run_log_pending", default_preset=None, finding="pending"),
     Job(name="describe", config="DescribeConfig", run="run_describe", default_preset=None),
+    Job(name="report", config="ReportConfig", run="run_report", default_preset=None),
     Job(name="draw_segment", config="SegmentConfig", run="run_segment", default_preset="mnist"),
     Job(name="benchmark", config="BenchmarkConfig", run="run_benchmark", default_preset="mnist"),
 )

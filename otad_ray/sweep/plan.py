@@ -84,6 +84,10 @@ class SweepPlan:
         """The norm of all budgets."""
         return self.budgets[0].norm
 
+    def list_eps(self) -> list[float]:
+        """Return the eps of all budgets, ascending."""
+        return [budget.eps for budget in self.budgets]
+
     def budgets_of(self, planned: PlannedAttack) -> tuple[Budget, ...]:
         """Return the budgets that an attack is run with."""
         if planned.attack.chooses_norm:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from otad_ray.artifacts import MANIFEST, atomic_file, read_manifest, replace_non_finite, to_jsonable, write_json
+from otad_ray.artifacts import MANIFEST, atomic_file, replace_non_finite, write_json
 from otad_ray.engine.shards import ShardedDirectory
 from otad_ray.evaluation import (
     METRIC_COLUMNS,
@@ -26,10 +26,11 @@ from otad_ray.evaluation import (
     robustbench_entry,
     sample_outcomes,
 )
-from otad_ray.machine import versions
 from otad_ray.recipes.approximate_search import identify_search, mark_rows, recall_metric, say_search
 from otad_ray.recipes.workspace import Workspace
 from otad_ray.sweep.example_images import adversarial_figure
+from otad_ray.sweep.manifest import make_manifest
+from otad_ray.sweep.page import write_sweep_page
 from otad_ray.sweep.plan import SweepPlan
 from otad_ray.sweep.tracking import summarize_bracket, track_sweep
 from otad_ray.sweep.units import DefenseUnits
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-KIND = "sweep"
 # What was found of every sample and defense: two sweeps of the same samples are compared by it.
 OUTCOMES = "outcomes.parquet"
 _TABLE = "report.txt"
@@ -48,8 +48,6 @@ _OVERVIEW = "brackets.png"
 _MANY = 4
 # What the others are tested against.
 _REFERENCE = "otad"
-# What MLflow made of the sweep, once.
-_TRACKED = ("run_id", "attack_runs", "compare")
 
 Reports = Mapping[str, RobustnessReport]
 
@@ -74,20 +72,29 @@ def report_sweep(
     directory.mkdir(parents=True, exist_ok=True)
     reports = _build_reports(workspace, plan, defenses)
     outcomes = None if workspace.definition.task == "regression" else _collect_outcomes(plan, defenses, reports)
-    comparisons = [] if outcomes is None else list(compare_defenses(outcomes, _list_eps(plan)))
+    comparisons = [] if outcomes is None else list(compare_defenses(outcomes, plan.list_eps()))
     text = "\n\n".join(
         [*map(str, reports.values()), *_compare(plan, reports, comparisons), *filter(None, [say_search(search)])]
     )
     print(text, file=sys.stderr)
     files = _write_files(workspace, plan, defenses, reports, directory, text, outcomes)
-    manifest = _make_manifest(directory, identity, plan, defenses, reports, comparisons, seconds) | dict(search)
-    write_json(directory / MANIFEST, replace_non_finite(manifest))
+    manifest = make_manifest(workspace, directory, identity, plan, defenses, reports, comparisons, seconds)
+    manifest = replace_non_finite(manifest | dict(search))
+    write_json(directory / MANIFEST, manifest)
+    page = write_sweep_page(
+        directory,
+        manifest,
+        reports,
+        comparisons,
+        dimension=workspace.definition.dimension,
+        reference=_choose_reference(reports),
+    )
     if manifest["complete"] and manifest["run_id"] is None:
-        files = [directory / MANIFEST, *files]
+        files = [directory / MANIFEST, page, *files]
         metrics = {"seconds": manifest["seconds"], **recall_metric(search)}
         manifest |= track_sweep(workspace, plan, reports, metrics=metrics, directory=directory, files=files)
         write_json(directory / MANIFEST, replace_non_finite(manifest))
-    logger.info("report: %s", directory)
+    logger.info("report: %s", page)
     if manifest["run_id"] is not None:
         logger.info("compare: %s", manifest["compare"])
     return {
@@ -106,11 +113,15 @@ def _compare(plan: SweepPlan, reports: Reports, comparisons: Sequence[Comparison
         return ["\n".join(map(str, comparisons))] if comparisons else []
     brackets = _list_brackets(reports)
     flags = {name: [flag.name for flag in report.flags if flag.severity != "info"] for name, report in reports.items()}
-    reference = _REFERENCE if _REFERENCE in reports else next(iter(reports))
     return [
         overview_table(brackets, flags, norm=plan.norm),
-        ranking_table(brackets, comparisons, norm=plan.norm, reference=reference),
+        ranking_table(brackets, comparisons, norm=plan.norm, reference=_choose_reference(reports)),
     ]
+
+
+def _choose_reference(reports: Reports) -> str:
+    """Return the defense that the others are tested against."""
+    return _REFERENCE if _REFERENCE in reports else next(iter(reports))
 
 
 def _list_brackets(reports: Reports) -> dict[str, Bracket]:
@@ -148,10 +159,6 @@ def _read_tables(output: ShardedDirectory, columns: Sequence[str] | None = None)
     return [table.replace_schema_metadata(None) for _, table in output.tables(columns)]
 
 
-def _list_eps(plan: SweepPlan) -> list[float]:
-    return [budget.eps for budget in plan.budgets]
-
-
 def _collect_outcomes(plan: SweepPlan, defenses: Sequence[DefenseUnits], reports: Reports) -> pa.Table:
     """Return what was found of every sample; of the undefended net by attack too, which shows how strong those are."""
     return pa.concat_tables(
@@ -164,50 +171,6 @@ def _collect_outcomes(plan: SweepPlan, defenses: Sequence[DefenseUnits], reports
         )
         for defense in defenses
     )
-
-
-def _make_manifest(
-    directory: Path,
-    identity: Mapping[str, Any],
-    plan: SweepPlan,
-    defenses: Sequence[DefenseUnits],
-    reports: Reports,
-    comparisons: Sequence[Comparison],
-    seconds: float,
-) -> dict[str, Any]:
-    """Return the sweep's manifest; what an earlier run tracked stays in it."""
-    before = read_manifest(directory, kind=KIND) if (directory / MANIFEST).is_file() else {}
-    return {
-        "kind": KIND,
-        "complete": all(output.manifest["complete"] for defense in defenses for output in defense.outputs),
-        "identity": identity,
-        "samples": plan.samples.count,
-        "split": plan.samples.split,
-        "seed": plan.samples.seed,
-        "norm": plan.norm,
-        "eps": _list_eps(plan),
-        "attacks": {item.name: to_jsonable(item.attack) | {"samples": item.samples} for item in plan.attacks},
-        "defenses": {
-            defense.source.name: _describe_defense(defense, reports[defense.source.name]) for defense in defenses
-        },
-        "comparisons": to_jsonable(list(comparisons)),
-        "seconds": seconds + (before.get("seconds") or 0.0),
-        **{field: before.get(field) for field in _TRACKED},
-        "versions": versions(),
-    }
-
-
-def _describe_defense(defense: DefenseUnits, report: RobustnessReport) -> dict[str, Any]:
-    """Return what the manifest says of a defense."""
-    return {
-        "location": defense.source.location,
-        "fingerprint": defense.source.fingerprint,
-        "records": [str(unit.output.directory) for unit in defense.attacks],
-        "clean": str(defense.clean.output.directory),
-        "not_certified": report.not_certified,
-        "report": to_jsonable(report.bracket),
-        "flags": to_jsonable(list(report.flags)),
-    }
 
 
 def _write_files(

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from otad_ray.attacks.goals import margin
 from otad_ray.attacks.gradients import find_piece_direction
-from otad_ray.certification import border_walk, certified_radius, global_potential
+from otad_ray.certification import certified_radius
+from otad_ray.certification.global_potential import border_walk, certify
 from otad_ray.cip import CuttingPlanes, Pieces, Status, fit_potentials
 from otad_ray.cip.global_program import find_neighbors
 from otad_ray.cip.global_program.product_oracle import solve_pieces
@@ -106,9 +107,9 @@ def test_a_false_certificate_would_be_caught(
     x = x[:16]
     honest = certified_radius(defense, x).radius
     if planted == "deeper":
-        find = global_potential._SolvedRows._find_obstacles
+        find = certify._SolvedRows._find_obstacles
         monkeypatch.setattr(
-            global_potential._SolvedRows,
+            certify._SolvedRows,
             "_find_obstacles",
             lambda rows: find(rows)._replace(depth=2 * find(rows).depth),
         )

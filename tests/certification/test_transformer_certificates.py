@@ -181,7 +181,7 @@ def test_a_net_of_another_precision_is_refused(vision, images) -> None:
         certified_radius(defense, images.queries)
 
 
-@pytest.mark.parametrize(("net", "share"), zip(NETS, [0.5, 1.0, 0.8], strict=True))
+@pytest.mark.parametrize(("net", "share"), list(zip(NETS, [0.5, 1.0, 0.8], strict=True)))
 def test_no_attack_breaks_the_potential_over_all_points(
     vision, images, broken, net: tuple[str, int], share: float
 ) -> None:

@@ -1,6 +1,7 @@
 """The attack sweep on digits: honest records, the same whoever computes them, and errors that cost nothing else."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from helpers.digits_jobs import quick_preset
-from otad_ray.artifacts import read_manifest
+from otad_ray.artifacts import read_manifest, write_json
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import load_defense
 from otad_ray.errors import InputError
@@ -109,6 +110,11 @@ def test_report_figures_and_runs_are_written(result: dict, storage: Path) -> Non
     for name in ("report.txt", "otad-robustness.png", "otad-radii.png", "otad-relaxations.png", "otad-examples.png"):
         assert (directory / name).stat().st_size > 0
     assert "worst case" in (directory / "report.txt").read_text()
+    page = (directory / "report.html").read_text()
+    (numbers,) = re.findall(r'id="numbers">(.*?)</script>', page, re.DOTALL)
+    shown = json.loads(numbers)["defenses"]["otad"]["report"]["budgets"][0]
+    assert shown["worst_case"]["value"] == result["brackets"]["otad"]["0.5"]["worst_case"]
+    assert all(f"otad: {figure}" in page for figure in ("robust accuracy", "certified radii", "the samples that"))
     entry = json.loads((directory / "model_info" / "digits" / "L2" / "otad_eps0.5.json").read_text())
     assert float(entry["external"]) == pytest.approx(100 * result["brackets"]["otad"]["0.5"]["worst_case"], abs=0.01)
     client = mlflow.MlflowClient(tracking_uri=result["tracking_uri"])
@@ -120,7 +126,7 @@ def test_report_figures_and_runs_are_written(result: dict, storage: Path) -> Non
     assert [point.step for point in curve] == [500, 1000]
     assert "compare-runs" in read_manifest(directory, kind="sweep")["compare"]
     summary = {item.path for item in client.list_artifacts(result["run_id"])}
-    assert {OUTCOMES, "manifest.json", "otad-robustness.png"} <= summary
+    assert {OUTCOMES, "manifest.json", "report.html", "otad-robustness.png"} <= summary
 
 
 def test_a_rerun_computes_and_tracks_nothing(result: dict, storage: Path) -> None:
@@ -128,8 +134,13 @@ def test_a_rerun_computes_and_tracks_nothing(result: dict, storage: Path) -> Non
         return {path: path.stat().st_mtime_ns for path in storage.rglob("shard-*")}
 
     before = files()
+    directory = Path(result["sweep"])
+    manifest = read_manifest(directory, kind="sweep") | {"command": "the command that completed it"}
+    write_json(directory / "manifest.json", manifest)
     assert run_attack_sweep(config(storage)) == result
     assert files() == before
+    assert read_manifest(directory, kind="sweep") == manifest
+    assert "the command that completed it" in (directory / "report.html").read_text()
 
 
 def test_records_do_not_depend_on_shards(result: dict, storage: Path, tmp_path: Path) -> None:

@@ -26,6 +26,9 @@ def test_accuracies_are_those_of_the_saved_defenses(tmp_path: Path, capsys: pyte
     result = run_evaluation(config(tmp_path, rows_per_shard=100))
     assert result["rows"] == 360
     assert result["share_unsolved"] == 0
+    page = Path(result["page"]).read_text()
+    assert "<td>accuracy otad theory</td>" in page
+    assert f'data-key="{result["accuracy_otad_theory"]}"' in page
     test = load_all(open_split(data_set("digits"), "test"))
     defenses = [load_defense(path) for path in (tmp_path / "digits" / "defenses").iterdir()]
     found = {}

@@ -51,6 +51,13 @@ def test_wheel_holds_the_deployment_files(wheel: Path) -> None:
             assert archive.read(f"otad_ray/deployment/{name}") == (REPOSITORY / name).read_bytes()
 
 
+def test_wheel_holds_the_templates_of_pages(wheel: Path) -> None:
+    templates = REPOSITORY / "otad_ray" / "pages" / "templates"
+    with zipfile.ZipFile(wheel) as archive:
+        for path in templates.iterdir():
+            assert archive.read(str(path.relative_to(REPOSITORY))) == path.read_bytes()
+
+
 def test_wheel_leaves_out_settings_with_credentials(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()

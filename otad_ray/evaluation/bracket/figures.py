@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from otad_ray.evaluation.bracket.distributions import count_radii, count_relaxations
 from otad_ray.evaluation.bracket.proportions import Proportion
 from otad_ray.evaluation.bracket.report import Bracket
 from otad_ray.evaluation.empty_figure import make_figure
@@ -17,12 +17,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's colors, told apart by the color-blind; markers and line styles tell them apart in gray print.
-_PALETTE = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
-_CERTIFIED, _WORST = "#009E73", "#000000"
+PALETTE = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+CERTIFIED_COLOR, WORST_COLOR = "#009E73", "#000000"
 _MARKERS = "osD^vPX<>*"
 _STYLES = ("-", "--", ":", "-.")
 _COLUMN_WIDTH = 1.4
-_BINS = 30
 
 
 def robustness_figure(report: Bracket, *, norm: str, eps_unit: str, title: str) -> "Figure":
@@ -35,7 +34,7 @@ def robustness_figure(report: Bracket, *, norm: str, eps_unit: str, title: str) 
     budgets = [budget for budget in report.budgets if budget.norm == norm and np.isfinite(budget.eps)]
     eps = [budget.eps for budget in budgets]
     worst = [budget.worst_case for budget in budgets]
-    _curve(axes, eps, worst, label="worst case", color=_WORST, marker="o", linewidth=2.8, zorder=4)
+    _curve(axes, eps, worst, label="worst case", color=WORST_COLOR, marker="o", linewidth=2.8, zorder=4)
     certified = [budget.certified for budget in budgets if budget.certified is not None]
     if certified:
         _curve(
@@ -43,7 +42,7 @@ def robustness_figure(report: Bracket, *, norm: str, eps_unit: str, title: str) 
             eps,
             certified,
             label="certified (probabilistic)" if report.probabilistic else "certified",
-            color=_CERTIFIED,
+            color=CERTIFIED_COLOR,
             marker="s",
             linewidth=2.0,
             zorder=3,
@@ -97,24 +96,21 @@ def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> "Figu
 
     certificates: as described in `otad_ray.evaluation.bracket.certified`.
     """
-    right = certificates.filter(certificates["clean_correct"])
-    finite = right.filter(pc.is_finite(right["radius"]))
-    if not len(finite):
+    radii = count_radii(certificates)
+    if radii is None:
         return None
-    radius, method = finite["radius"].to_numpy(), np.array(finite["method"].to_pylist(), dtype=object)
     figure = make_figure(6, 3.6)
     axes = figure.subplots()
-    methods = sorted(set(method))
     axes.hist(
-        [radius[method == name] for name in methods],
-        bins=_BINS,
+        [radii.edges[:-1] for _ in radii.counts],
+        bins=radii.edges,
+        weights=list(radii.counts.values()),
         stacked=True,
-        color=[color for color, _ in zip(cycle(_PALETTE), methods, strict=False)],
-        # A name that is empty has no place in a legend.
-        label=[name or "nothing proven" for name in methods],
+        color=[color for color, _ in zip(cycle(PALETTE), radii.counts, strict=False)],
+        label=list(radii.counts),
     )
     axes.set_xlabel(f"certified l2 radius ({eps_unit})")
-    axes.set_ylabel(f"of {len(right)} right samples")
+    axes.set_ylabel(f"of {radii.right} right samples")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     axes.set_title(title)
@@ -123,18 +119,13 @@ def radius_figure(certificates: pa.Table, *, eps_unit: str, title: str) -> "Figu
 
 def relaxation_figure(records: pa.Table, *, title: str) -> "Figure | None":
     """Relaxations of (l, L) at clean and at adversarial inputs, as shares of records; None if no solver was asked."""
-    clean, adversarial = (records[name].drop_null().to_numpy() for name in ("clean_relaxations", "relaxations"))
-    clean, adversarial = clean[clean >= 0], adversarial[adversarial >= 0]
-    if not len(clean) or not len(adversarial):
+    relaxations = count_relaxations(records)
+    if relaxations is None:
         return None
     figure = make_figure(6, 3.6)
     axes = figure.subplots()
-    for values, shift, name, color in (
-        (clean, -0.2, "clean", _PALETTE[0]),
-        (adversarial, 0.2, "adversarial", _PALETTE[1]),
-    ):
-        counts = np.bincount(values.astype(np.int64))
-        axes.bar(np.arange(len(counts)) + shift, counts / len(values), width=0.4, label=name, color=color)
+    for (name, shares), shift, color in zip(relaxations.items(), (-0.2, 0.2), PALETTE, strict=False):
+        axes.bar(np.arange(len(shares)) + shift, shares, width=0.4, label=name, color=color)
     axes.locator_params(axis="x", integer=True, min_n_ticks=1)
     axes.set_xlabel("relaxations of (l, L)")
     axes.set_ylabel("share of records")
@@ -146,7 +137,7 @@ def relaxation_figure(records: pa.Table, *, title: str) -> "Figure | None":
 
 def _attack_curves(axes: "Axes", report: Bracket, norm: str) -> None:
     results = [result for result in report.attacks if result.norm == norm and np.isfinite(result.eps)]
-    looks = zip(cycle(_PALETTE), cycle(_MARKERS), cycle(_STYLES), strict=False)
+    looks = zip(cycle(PALETTE), cycle(_MARKERS), cycle(_STYLES), strict=False)
     for (color, marker, style), attack in zip(looks, sorted({result.attack for result in results}), strict=False):
         own = [result for result in results if result.attack == attack]
         _curve(

@@ -1,4 +1,4 @@
-"""Walks from an input to where a rival class wins, and what they prove; `global_potential` has the proof."""
+"""Walks from an input to where a rival class wins, and what they prove; `certify` has the proof."""
 
 from typing import NamedTuple, Self
 
