@@ -39,8 +39,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from otad_ray.certification.global_potential.border_walk import BorderWalk, Obstacles, Start, bound_distance
 from otad_ray.certification.certificate import Certificate
+from otad_ray.certification.global_potential.border_walk import BorderWalk, Obstacles, Start, bound_distance
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.motion import Motion
 from otad_ray.cip import CuttingPlanes, GlobalSolution, Pieces, Status
