@@ -16,6 +16,8 @@ _STEPS = 4
 _FIRST, _LONGEST = 1.4, 3.0
 # A margin below this fraction of the input's is the border.
 _AT_BORDER = 0.01
+# No feature moves so far.
+_FARTHEST = 1e150
 # A number times this stays below itself after a few roundings in float64.
 _BELOW = 1 - 1e-12
 
@@ -196,10 +198,12 @@ def bound_distance(
         mu: The slack that a walk found; 0 where there was none.
         turn: `|p|` of the walk.
     """
-    depth, bisector, tiny = obstacles.depth, obstacles.bisector, torch.finfo(torch.float64).tiny
+    # A rival that has no border is infinitely far away; products with zero must stay zero.
+    depth, bisector, tiny = obstacles.depth.clamp(max=_FARTHEST), obstacles.bisector, torch.finfo(torch.float64).tiny
     mu, turn = (torch.as_tensor(value).to(depth).expand_as(depth) for value in (mu, turn))
     mu = mu.clamp_min(0)
-    # Up to `middle` mu / t - |p| is above T, and up to `end` it is above 0.
+    # The t of the least value lies before or after `middle`: `first` and `second` are the best ones on either side. Up
+    # to `middle` mu / t - |p| is above T, and up to `end` it is above 0.
     middle, end = mu / (bisector + turn).clamp_min(tiny), mu / turn.clamp_min(tiny)
     first = torch.minimum(torch.maximum((mu * smoothness).sqrt(), depth), middle)
     before = (mu / first.clamp_min(tiny) + first / smoothness - turn).square()

@@ -1,7 +1,8 @@
 """The oracle for few pieces: a table of the products between them, so that a round needs no product in D dimensions.
 
 With the values `f_i(x)` of all pieces at the query, those at `w = x - sum_j s_j z_j / L` are
-`f_i(x) - sum_j s_j <z_i, z_j> / L`: sums of a few rows of the table. All are in float64, so that gaps are exact.
+`f_i(x) - sum_j s_j <z_i, z_j> / L`: sums of a few rows of the table. All are in float64, so that gaps are exact up to
+rounding.
 """
 
 import torch
