@@ -160,6 +160,8 @@ _ALL = (
         backbone=BackboneConfig(num_blocks=10),
         training=TrainingConfig(epochs=60, batch_size=64, learning_rate=0.005, energy_weight=0.01),
         integration=_PAPER_INTEGRATION,
+        # A share of a displacement would shift the outputs of a regression.
+        potential=PotentialConfig(share=1.0),
     ),
     Preset(
         name="wine_quality_red_grouped",
@@ -167,6 +169,8 @@ _ALL = (
         backbone=BackboneConfig(num_blocks=10),
         training=TrainingConfig(epochs=60, batch_size=64, learning_rate=0.005, energy_weight=0.01),
         integration=_PAPER_INTEGRATION,
+        # A share of a displacement would shift the outputs of a regression.
+        potential=PotentialConfig(share=1.0),
     ),
     Preset(
         name="citeseq_cbmc",

@@ -79,3 +79,9 @@ def test_own_data_is_found_from_another_directory(tmp_path: Path, monkeypatch: p
 def test_bad_data_is_refused_at_once(change: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         replace(find_preset("digits"), **change)
+
+
+def test_regressions_move_features_by_their_whole_displacement() -> None:
+    regressions = [preset for preset in PRESETS.values() if preset.definition.task == "regression"]
+    assert len(regressions) >= 2
+    assert {preset.potential.share for preset in regressions} == {1.0}

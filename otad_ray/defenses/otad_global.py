@@ -17,7 +17,7 @@ from otad_ray.defenses.parts import DefenseParts, SavedParts
 from otad_ray.errors import InputError
 from otad_ray.memory import NeighborMemory
 from otad_ray.memory.compression import average_rows
-from otad_ray.memory.potential import lift_points
+from otad_ray.memory.potential import check_regression_share, lift_points
 from otad_ray.models import Backbone, MetricNet
 from otad_ray.stages import stage
 
@@ -59,10 +59,13 @@ class OTADGlobal(MemoryDefense):
             clusters: The cluster (N,) of each training point, if pieces are means over these.
 
         Raises:
-            InputError: For an L that is not above 0, and for pieces whose features are not the memory's.
+            InputError: For an L that is not above 0, for pieces whose features are not the memory's, and for a share
+                other than 1 of a regression.
         """
         super().__init__(backbone, memory, metric)
         check_smoothness(smoothness)
+        if backbone.num_outputs == 1:
+            check_regression_share(share)
         _check_pieces(memory, pieces, share, clusters)
         self.pieces, self.smoothness, self.share, self.clusters = pieces, smoothness, share, clusters
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from otad_ray.options import ActorJobConfig
 from otad_ray.recipes.global_potential.clusters import clusters_directory
-from otad_ray.recipes.global_potential.offsets import check_training, ensure_pieces, trained_directory
+from otad_ray.recipes.global_potential.offsets import check_preset, ensure_pieces, trained_directory
 from otad_ray.recipes.global_potential.potentials import PotentialJob
 from otad_ray.recipes.shard_job import open_workspace, run_shard_job
 
@@ -29,7 +29,7 @@ def run_potential_job(config: PotentialJobConfig) -> dict[str, Any]:
     Returns:
         The job's summary; `offsets` is the directory of the trained offsets, `clusters` that of the clusters, or None.
     """
-    check_training(config.preset)
+    check_preset(config.preset)
     workspace = open_workspace(config)
     result = run_shard_job(PotentialJob(workspace, rows_per_shard=config.rows_per_shard))
     is_trained, is_compressed = config.preset.offset_training.rows > 0, config.preset.potential.pieces is not None

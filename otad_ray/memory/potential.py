@@ -25,7 +25,8 @@ class PotentialConfig:
 
     Attributes:
         smoothness: L of the potential over all points; its feature is L-Lipschitz everywhere.
-        share: beta, the part of its displacement by which a feature is moved, x + beta (z - x), above 0.
+        share: beta, the part of its displacement by which a feature is moved, x + beta (z - x), above 0; 1 for a
+            regression.
         graph_neighbors: nearest points that each point's potential is compared with.
         random_pairs: random points that it is compared with too, so that the whole is connected.
         seed: of the random points, and of the clusters' first centers.
@@ -175,3 +176,14 @@ def move_blocks(
 def lift_points(memory: NeighborMemory, points: Tensor) -> Tensor:
     """Return points (n, D) in the space of the features, of points (n, d) as the memory keeps them."""
     return points if memory.point_space is None else memory.point_space.points(points)
+
+
+def check_regression_share(share: float) -> None:
+    """Raise InputError unless a regression's features are moved whole: its outputs would shift with them.
+
+    A class is read off the direction in which a feature was moved, and survives a part of the way.
+    """
+    if share != 1:
+        raise InputError(
+            f"potential.share is {share:g}, which would shift the outputs of a regression; give --potential.share 1"
+        )

@@ -175,3 +175,12 @@ def test_refuses_means_of_other_clusters(defense: OTADGlobal) -> None:
             make(net, memory, pieces, wrong)
     with pytest.raises(InputError, match=r"these 20 pieces.*move_pieces"):
         make(net, memory, pieces)
+
+
+def test_a_share_of_a_regressions_displacement_is_refused(memory: NeighborMemory, net: Backbone) -> None:
+    """Its outputs would shift: half of the way to a feature is half of the way to its target."""
+    net.num_outputs = 1
+    with pytest.raises(InputError, match=r"potential.share is 0.7, .* give --potential.share 1"):
+        make(net, memory, move_pieces(memory, potentials(memory), CONFIG))
+    whole = move_pieces(memory, potentials(memory), replace(CONFIG, share=1.0))
+    assert OTADGlobal(net, memory, whole, smoothness=2.0, share=1.0).share == 1

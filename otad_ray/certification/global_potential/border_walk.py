@@ -19,7 +19,7 @@ _AT_BORDER = 0.01
 # No feature moves so far.
 _FARTHEST = 1e150
 # A number times this stays below itself after a few roundings in float64.
-_BELOW = 1 - 1e-12
+BELOW = 1 - 1e-12
 
 
 class Start(NamedTuple):
@@ -210,4 +210,4 @@ def bound_distance(
     second = torch.maximum(torch.minimum(turn * smoothness, end), torch.maximum(middle, depth))
     after = bisector.square() + (second / smoothness).square() + 2 * (mu - turn * second).clamp_min(0) / smoothness
     square = torch.where(depth <= middle, torch.minimum(before, after), after) - 2 * gap / smoothness
-    return square.clamp_min(0).sqrt() * _BELOW
+    return square.clamp_min(0).sqrt() * BELOW

@@ -40,7 +40,7 @@ import torch
 from torch import Tensor
 
 from otad_ray.certification.certificate import Certificate
-from otad_ray.certification.global_potential.border_walk import BorderWalk, Obstacles, Start, bound_distance
+from otad_ray.certification.global_potential.border_walk import BELOW, BorderWalk, Obstacles, Start, bound_distance
 from otad_ray.certification.margins import AffineHead
 from otad_ray.certification.motion import Motion
 from otad_ray.cip import CuttingPlanes, GlobalSolution, Pieces, Status
@@ -52,8 +52,6 @@ LIPSCHITZ, WITH_BISECTORS, BORDER_WALK = "lipschitz", "lipschitz_and_bisectors",
 _BLOCK_ROWS = 256
 # Pieces i of largest value that bisectors are formed with, and pieces j that they are formed for, closest ones first.
 _LARGEST, _MEASURED = 24, 384
-# A number times this stays below itself after a few roundings in float64.
-_BELOW = 1 - 1e-12
 
 
 class PieceTable:
@@ -108,7 +106,7 @@ def _certify_block(defense: OTADGlobal, inputs: Tensor, table: PieceTable, motio
         for row, name in zip(solved.tolist(), names, strict=True):
             method[row] = name
     norms = inputs.flatten(1).double().norm(dim=1).to(found)
-    radius = torch.where(found > 0, motion.radius(found * _BELOW, norms) * _BELOW, 0)
+    radius = torch.where(found > 0, motion.radius(found * BELOW, norms) * BELOW, 0)
     return Certificate(
         radius.to(inputs.device), [name if size > 0 else "" for name, size in zip(method, radius.tolist(), strict=True)]
     )

@@ -14,10 +14,11 @@ from otad_ray.benchmarks import (
     threads,
 )
 from otad_ray.cip import Pieces
+from otad_ray.defenses import OTADGlobal
 from otad_ray.machine import num_cores
+from otad_ray.memory.potential import lift_points
 from otad_ray.options import ActorJobConfig
 from otad_ray.recipes.defenses import find_defenses
-from otad_ray.recipes.global_potential.offsets import ensure_pieces
 from otad_ray.recipes.memory import ensure_memory
 from otad_ray.recipes.workspace import Workspace
 
@@ -35,15 +36,18 @@ def measure_global_program(config: ActorJobConfig, workspace: Workspace) -> Iter
     memory, smoothness = ensure_memory(workspace), config.preset.potential.smoothness
     count = min(_COMPRESSED_PIECES, len(memory) // _COMPRESSED_SHARE)
     whole, compressed = (_compress(workspace, number) for number in (None, count))
-    pieces, rows = ensure_pieces(whole), workspace.rows("test")
+    small, large = (find_defenses(item, ("otad_global",))["otad_global"].open() for item in (compressed, whole))
+    assert isinstance(large, OTADGlobal)
+    pieces, rows = large.pieces, workspace.rows("test")
     inputs = rows.take(np.arange(min(_SAMPLES, len(rows)))).x
-    queries = inputs.flatten(1)
+    with torch.no_grad():
+        queries = large.find_points(inputs)
     with threads(1):
         chosen = _choose_rows(len(pieces), _CLARABEL_PIECES)
         yield measure_global_clarabel(queries, _take(pieces, chosen), smoothness, goal=_GOAL)
         chosen = _choose_rows(len(pieces), _POT_PIECES)
-        yield from measure_global_pot(queries, memory.points[chosen], _take(pieces, chosen), smoothness, goal=_GOAL)
-    small, large = (find_defenses(item, ("otad_global",))["otad_global"].open() for item in (compressed, whole))
+        points = lift_points(memory, memory.points[chosen])
+        yield from measure_global_pot(queries, points, _take(pieces, chosen), smoothness, goal=_GOAL)
     note = f"{count} pieces against {len(pieces)}"
     for num_threads in sorted({1, num_cores()}):
         yield measure_compression(small, large, inputs, num_threads=num_threads, note=note)

@@ -12,7 +12,7 @@ from otad_ray.errors import InputError
 from otad_ray.machine import versions
 from otad_ray.memory import average_pieces, move_pieces
 from otad_ray.memory.array_files import map_array
-from otad_ray.memory.potential import lift_points
+from otad_ray.memory.potential import check_regression_share, lift_points
 from otad_ray.presets import Preset
 from otad_ray.recipes.approximate_search import identify_search
 from otad_ray.recipes.backbone import ensure_backbone
@@ -31,8 +31,9 @@ _OFFSETS = "offsets.npy"
 
 def ensure_pieces(workspace: Workspace) -> Pieces:
     """Return the pieces of the preset's potential; fit, cluster and train what is missing for them."""
-    memory, preset = ensure_memory(workspace), workspace.preset
-    check_training(preset)
+    preset = workspace.preset
+    check_preset(preset)
+    memory = ensure_memory(workspace)
     clusters, potentials = ensure_clusters(workspace), ensure_potentials(workspace)
     if clusters is not None:
         return average_pieces(memory, potentials, clusters, preset.potential)
@@ -47,8 +48,10 @@ def ensure_pieces(workspace: Workspace) -> Pieces:
     return Pieces(pieces.features, map_array(directory / _OFFSETS, (len(memory),)).to(pieces.features.device))
 
 
-def check_training(preset: Preset) -> None:
-    """Raise InputError if offsets of pieces that are means should be trained."""
+def check_preset(preset: Preset) -> None:
+    """Raise InputError for a regression with a share, and if offsets of pieces that are means should be trained."""
+    if preset.definition.task == "regression":
+        check_regression_share(preset.potential.share)
     if preset.potential.pieces is not None and preset.offset_training.rows:
         raise InputError(
             "offsets are trained on rows without their own piece, and a mean over many rows is no row's own; "

@@ -3,23 +3,20 @@
 import pytest
 import torch
 
+from helpers.potentials import make_global_defense
 from otad_ray.certification import certified_radius
 from otad_ray.certification.global_potential import border_walk, certify
 from otad_ray.certification.global_potential.border_walk import Obstacles, bound_distance
-from otad_ray.cip import CuttingPlanes, fit_potentials
-from otad_ray.cip.global_program import find_neighbors
+from otad_ray.cip import CuttingPlanes
 from otad_ray.defenses import OTADGlobal
-from otad_ray.memory import PotentialConfig, move_pieces
+from otad_ray.memory import PotentialConfig
 
 POINTS = 2 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
 
 
 def make_defense(build, points: torch.Tensor, features: torch.Tensor, num_outputs: int, **settings) -> OTADGlobal:
     net, memory = build(points, features, num_outputs)
-    config = PotentialConfig(share=1.0, **settings)
-    potentials = fit_potentials(memory.points, memory.features, find_neighbors(memory.points, 10))
-    pieces = move_pieces(memory, potentials, config)
-    return OTADGlobal(net, memory, pieces, smoothness=config.smoothness, share=1.0).eval()
+    return make_global_defense(net, memory, PotentialConfig(share=1.0, **settings))
 
 
 @pytest.fixture

@@ -4,28 +4,22 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.potentials import make_global_defense
 from otad_ray.attacks.goals import margin
 from otad_ray.attacks.gradients import find_piece_direction
 from otad_ray.certification import certified_radius
 from otad_ray.certification.global_potential import border_walk, certify
-from otad_ray.cip import CuttingPlanes, Pieces, Status, fit_potentials
-from otad_ray.cip.global_program import find_neighbors
+from otad_ray.cip import CuttingPlanes, Pieces, Status
 from otad_ray.cip.global_program.product_oracle import solve_pieces
 from otad_ray.cip.global_program.working_set import WorkingSet
 from otad_ray.data import data_set, load_all, open_split
 from otad_ray.defenses import OTADGlobal
 from otad_ray.errors import InputError
-from otad_ray.memory import NeighborMemory, PotentialConfig, move_pieces
+from otad_ray.memory import NeighborMemory, PotentialConfig
 from otad_ray.models import BackboneConfig, build_backbone
 from otad_ray.training import TrainingConfig, train_backbone
 
 ORIGINAL_SOLVE = CuttingPlanes.solve
-
-
-def make_defense(net, memory: NeighborMemory, config: PotentialConfig) -> OTADGlobal:
-    potentials = fit_potentials(memory.points, memory.features, find_neighbors(memory.points, 10))
-    pieces = move_pieces(memory, potentials, config)
-    return OTADGlobal(net, memory, pieces, smoothness=config.smoothness, share=config.share).eval()
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +42,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> tuple[OTADGlobal, Tensor
         [train.ids],
         provenance={"backbone": net.fingerprint()},
     )
-    return make_defense(net, memory, PotentialConfig(smoothness=3.0, share=0.8)), test.x, test.y
+    return make_global_defense(net, memory, PotentialConfig(smoothness=3.0, share=0.8)), test.x, test.y
 
 
 def normalize(direction: Tensor) -> Tensor:
@@ -160,7 +154,7 @@ def test_the_radius_contains_the_lipschitz_bound_and_the_bisectors(digits: tuple
 
 
 def flat_defense(build, points: Tensor, features: Tensor, **settings: float) -> OTADGlobal:
-    return make_defense(*build(points, features), PotentialConfig(**{"share": 1.0, **settings}))
+    return make_global_defense(*build(points, features), PotentialConfig(**{"share": 1.0, **settings}))
 
 
 @pytest.mark.parametrize("smoothness", [0.7, 2.0, 20.0])
@@ -187,7 +181,7 @@ def test_radii_in_the_plane_are_near_the_exact_ones(build) -> None:
     points = 2 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0))
     features = points + 0.8 * torch.eye(2)[torch.arange(40) % 2]
     net, memory = build(points, features, 2)
-    defense = make_defense(net, memory, PotentialConfig(smoothness=3.0, share=1.0))
+    defense = make_global_defense(net, memory, PotentialConfig(smoothness=3.0, share=1.0))
     angles = torch.linspace(0, 2 * torch.pi, 73)[:-1]
     rays = torch.stack([angles.cos(), angles.sin()], 1)
     lengths = torch.linspace(0.01, 1, 100)
@@ -256,7 +250,7 @@ def test_one_class_alone_is_certified_within_a_cap(build) -> None:
 def test_a_regression_head_is_refused(build) -> None:
     points = torch.randn(30, 4, generator=torch.Generator().manual_seed(0))
     net, memory = build(points, points, 1)
-    defense = make_defense(net, memory, PotentialConfig())
+    defense = make_global_defense(net, memory, PotentialConfig(share=1.0))
     with pytest.raises(InputError, match="regression"):
         certified_radius(defense, points[:2])
 
